@@ -1,0 +1,197 @@
+/**
+ * What goes into a step and what comes out of it. Time is in the event's envelope (`at`), ids and hashes come from
+ * the tools, so the same state and event always give the same outcome.
+ */
+import type { AgentFrame, CoordinatorFrame, Facts } from '../../protocol/agent.ts'
+import type { Refusal } from '../../protocol/errors.ts'
+import type { Fact } from '../../protocol/feed.ts'
+import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
+import type { Role } from '../../protocol/http.ts'
+import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
+import type { Actor, Instant, Write } from './state.ts'
+
+/** The frames of an agent that the core decides about; pings and proofs stay with the session. */
+export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' }>
+
+/** The commands of people. Each names its actor in the envelope; authority.ts says who may. */
+export type Command =
+  | { readonly type: 'request'; readonly text: string; readonly preview: boolean; readonly key: string | null }
+  | { readonly type: 'pause' | 'resume' | 'cancel'; readonly change: string; readonly reason: string }
+  | { readonly type: 'retry' | 'skip'; readonly change: string; readonly machine: string; readonly reason: string }
+  | {
+      readonly type: 'resolve'
+      readonly change: string
+      readonly machine: string
+      readonly as: 'succeeded' | 'failed'
+      readonly reason: string
+    }
+  | { readonly type: 'freeze' | 'unfreeze'; readonly reason: string }
+  | {
+      readonly type: 'enrolNew'
+      readonly name: string
+      readonly tokenHash: string
+      readonly ttlMs: number
+      readonly replace: boolean
+    }
+  | { readonly type: 'enrolRevoke'; readonly name: string }
+  | {
+      readonly type: 'userAdd'
+      readonly name: string
+      readonly roles: readonly Role[]
+      readonly tokenHash: string
+      readonly ttlMs: number | null
+    }
+  | { readonly type: 'userRevoke'; readonly name: string }
+  /** A decision about a local change; handled by change/local, never by the core. */
+  | {
+      readonly type: 'decide'
+      readonly change: string
+      readonly decision: 'approve' | 'reject'
+      /** The digest that the person saw; null for a rejection. */
+      readonly digest: string | null
+      readonly reason: string
+    }
+
+/** What a provider says about a change, with the time at which it read it. */
+export type Permission = {
+  readonly change: string
+  readonly approval: 'requested' | 'approved' | 'rejected' | 'withdrawn'
+  readonly by: string | null
+  readonly reason: string | null
+  readonly digest: string
+  readonly state: 'open' | 'closed'
+  readonly onHold: boolean
+  readonly window: { readonly start: Instant; readonly end: Instant } | null
+  readonly readAt: Instant
+}
+
+export type Event =
+  /** The coordinator has loaded its state; nobody is connected. */
+  | { readonly type: 'opened' }
+  | { readonly type: 'tick' }
+  | { readonly type: 'command'; readonly command: Command }
+  | {
+      readonly type: 'enrol'
+      readonly tokenHash: string
+      readonly publicKey: string
+      readonly facts: Facts
+      readonly address: string
+    }
+  /** A machine proved its key and said hello. The counter is the one it proved with. */
+  | {
+      readonly type: 'sessionOpened'
+      readonly machine: string
+      readonly session: string
+      readonly address: string
+      readonly counter: number
+      readonly hello: Extract<AgentFrame, { t: 'hello' }>
+    }
+  | { readonly type: 'sessionClosed'; readonly machine: string; readonly session: string; readonly reason: string }
+  /** A machine proved its key with a counter that was used before: two holders of one key. */
+  | { readonly type: 'counterStale'; readonly machine: string; readonly counter: number; readonly address: string }
+  | { readonly type: 'agentNews'; readonly machine: string; readonly session: string; readonly news: AgentNews }
+  | { readonly type: 'changeRaised'; readonly project: string; readonly change: string; readonly tasks: readonly string[] }
+  | { readonly type: 'changeRefused'; readonly project: string; readonly refusal: Refusal }
+  /** An answer to `ask` of the project, or news that came by itself (`ask: null`), which grants nothing. */
+  | { readonly type: 'permission'; readonly project: string; readonly ask: string | null; readonly permission: Permission }
+  | { readonly type: 'providerFailed'; readonly project: string; readonly ask: string | null; readonly reason: string }
+  /** A call on the provider that lives in this process (change/local). */
+  | { readonly type: 'localCall'; readonly call: ChangeCall }
+
+export type Envelope = { readonly at: Instant; readonly actor: Actor; readonly event: Event }
+
+/** What the core asks of the change provider. Every call may be repeated; `raise` is idempotent by project. */
+export type ChangeCall =
+  | {
+      readonly call: 'raise'
+      readonly project: string
+      readonly requester: string
+      readonly summary: string
+      readonly digest: string
+      readonly build: string
+      readonly outageMinutes: number
+      readonly bags: readonly { readonly name: string; readonly machines: readonly string[] }[]
+      readonly warnings: readonly string[]
+    }
+  | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }
+  | {
+      readonly call: 'task'
+      readonly project: string
+      readonly change: string
+      readonly task: string
+      readonly state: 'open' | 'working' | 'closed'
+      readonly note: string
+    }
+  | {
+      readonly call: 'close'
+      readonly project: string
+      readonly change: string
+      readonly code: 'successful' | 'successful_issues' | 'unsuccessful'
+      readonly notes: string
+    }
+
+/** What is sent after the commit. Each may be lost or repeated; it is derived again from the state. */
+export type Send =
+  | { readonly to: 'agent'; readonly machine: string; readonly frame: Exclude<CoordinatorFrame, { t: 'grant' | 'offer' }> }
+  /** The session makes the frame: it reads the plan from the store, and signs the grant. */
+  | { readonly to: 'agent'; readonly machine: string; readonly offer: { readonly order: string; readonly planHash: string } }
+  | { readonly to: 'agent'; readonly machine: string; readonly grant: GrantPayload }
+  | { readonly to: 'agent'; readonly machine: string; readonly drop: { readonly session: string; readonly reason: 'superseded' | 'quarantined' | 'notAllowed' } }
+  | { readonly to: 'change'; readonly call: ChangeCall }
+  | { readonly to: 'core'; readonly event: Event }
+
+/** Records to append to an order's log, in the same transaction as the rows. */
+export type LogAppend = { readonly order: string; readonly from: number; readonly records: readonly RunRecord[] }
+
+export type Reply =
+  | { readonly ok: true; readonly value?: ReplyValue }
+  | { readonly ok: false; readonly refusals: readonly Refusal[] }
+export type ReplyValue = { readonly request?: string; readonly id?: string; readonly machine?: string; readonly name?: string; readonly expiresAt?: Instant }
+
+export type Outcome = {
+  readonly writes: readonly Write[]
+  readonly logs: readonly LogAppend[]
+  readonly sends: readonly Send[]
+  /** For the journal and the feed. A turn that wrote nothing stored and says nothing leaves no row. */
+  readonly facts: readonly Fact[]
+  readonly reply: Reply
+}
+
+/** What a step may use besides its state: all deterministic given the seed. */
+export type Tools = {
+  /** A new random 128-bit id. */
+  readonly newId: () => string
+  /** SHA-256 of the UTF-8 text, hexadecimal. */
+  readonly sha256: (text: string) => string
+  /** A matcher whose time is linear in its input (RE2), or the reason why the pattern is none. */
+  readonly compilePattern: (source: string) => { readonly matches: (name: string) => boolean } | { readonly problem: string }
+  readonly settings: Settings
+}
+
+/** All time bounds in milliseconds. */
+export type Settings = {
+  readonly instance: string
+  /** Name patterns (RE2, unanchored) and the region they tell; the first that matches wins. */
+  readonly regions: readonly { readonly pattern: string; readonly region: string }[]
+  /** Name patterns with one group: what it captures is the cluster. */
+  readonly clusters: readonly { readonly pattern: string }[]
+  readonly approval: { readonly requesterMayApprove: boolean; readonly localAdminMayApprove: boolean }
+  readonly limits: {
+    readonly machinesPerRequestMax: number
+    readonly plansInParallelMax: number
+    readonly prefetchAheadMax: number
+    readonly planTimeMsMax: number
+    /** A wait longer than this becomes a hold. */
+    readonly waitMsMax: number
+    /** An order whose machine has been out of reach this long is unknown. */
+    readonly silenceMsMax: number
+    readonly grantLifeMs: number
+    readonly permissionAgeMsMax: number
+    readonly permissionRetryMs: number
+    /** How often the provider is asked whether a pending change was decided. */
+    readonly changePollMs: number
+  }
+}
+
+/** A plan that came with an event and must reach the store with the turn. */
+export type PlanMade = { readonly hash: string; readonly plan: Plan; readonly evidence: PlanEvidence }

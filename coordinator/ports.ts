@@ -1,0 +1,76 @@
+/** What the coordinator needs from the world. `createCoordinator(ports)` is what main, the tests and the simulator call. */
+import type { FeedRow } from '../protocol/feed.ts'
+import type { RunRecord } from '../protocol/files.ts'
+import type { ChangeCall, LogAppend, Send } from './domain/events.ts'
+import type { Instant, TableName, Tables, Write } from './domain/state.ts'
+
+/** Wall time in milliseconds, monotonic time in milliseconds, and one-shot timers. */
+export type Clock = {
+  readonly wallNow: () => number
+  readonly monotonicNow: () => number
+  /** Calls back once; the answer cancels it. */
+  readonly after: (delayMs: number, callback: () => void) => () => void
+}
+
+export type Random = {
+  /** Cryptographically strong outside the simulator. */
+  readonly bytes: (count: number) => Uint8Array
+}
+
+/** One turn as it is committed, all or nothing. `rev` is the journal's row; turns without facts and rows have none. */
+export type Turn = {
+  readonly rev: number
+  readonly at: Instant
+  readonly actor: string
+  readonly row: FeedRow
+  readonly writes: readonly Write[]
+  readonly logs: readonly LogAppend[]
+}
+
+export type LiveRow = { readonly [Name in TableName]: { readonly table: Name; readonly key: string; readonly row: Tables[Name] } }[TableName]
+
+/**
+ * Where everything is kept. Synchronous reads, one writer. A commit that returned is on disk; one that threw has
+ * changed nothing, and the caller must stop granting and end the process.
+ */
+export type Store = {
+  /** Random; changes when the database was restored from a backup. */
+  readonly epoch: string
+  /** The newest journal row, 0 for none. */
+  readonly rev: () => number
+  /** The instant of the newest journal row, so that time never goes back over a restart. */
+  readonly lastAt: () => Instant
+  /** All rows that are live, in no particular order. */
+  readonly load: () => Iterable<LiveRow>
+  readonly commit: (turn: Turn) => void | Promise<void>
+  /** A row whether live or not. */
+  readonly get: <Name extends TableName>(table: Name, key: string) => Tables[Name] | undefined
+  /** Rows whose key begins with `prefix`, by key. */
+  readonly list: <Name extends TableName>(table: Name, prefix: string) => readonly Tables[Name][]
+  /** Projects, newest first, those before `before` (an instant) when given. */
+  readonly projects: (query: { readonly limit: number; readonly before?: Instant }) => readonly Tables['projects'][]
+  /** Orders of a machine (by id) or of a project, in the order in which they were made. */
+  readonly orders: (query: { readonly machine: string } | { readonly project: string }) => readonly Tables['orders'][]
+  /** Journal rows after `since`, at most `limit`, in order. */
+  readonly journal: (query: { readonly since: number; readonly limit: number }) => readonly FeedRow[]
+  /** Records of an order after number `after`, at most `limit`, in order. */
+  readonly records: (query: { readonly order: string; readonly after: number; readonly limit: number }) => readonly RunRecord[]
+  /** A consistent copy of the whole store at `path`, fsynced. */
+  readonly backup: (path: string) => void | Promise<void>
+  readonly close: () => void
+}
+
+/** What the core's sends become. Called after the commit, in order; must not throw for a peer that is gone. */
+export type Outbound = {
+  readonly toAgent: (send: AgentSend) => void
+  readonly toChange: (call: ChangeCall) => void
+}
+
+/** Structured logging, pino's shape: an object of fields and a message. */
+export type Log = {
+  readonly debug: (fields: object, message: string) => void
+  readonly info: (fields: object, message: string) => void
+  readonly warn: (fields: object, message: string) => void
+  readonly error: (fields: object, message: string) => void
+}
+export type AgentSend = Extract<Send, { to: 'agent' }>

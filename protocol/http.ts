@@ -1,0 +1,225 @@
+/** The bodies of the HTTP interface under `/api/v1`; OpenAPI is generated from these schemas. */
+import * as v from 'valibot'
+import { enrolAnswerSchema, enrolRequestSchema, factsSchema } from './agent.ts'
+import { refusalSchema } from './errors.ts'
+import { recordSchema } from './files.ts'
+import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
+import { planEvidenceSchema, planSchema } from './plan.ts'
+import { statusSchema } from './status.ts'
+
+export const REQUEST_TEXT_MAX = 16_384
+export const ROLES = ['viewer', 'requester', 'approver', 'admin'] as const
+export type Role = (typeof ROLES)[number]
+const reason = v.pipe(v.string(), v.trim(), v.minLength(1), v.maxLength(500))
+const personName = v.pipe(v.string(), v.regex(/^[a-z0-9][a-z0-9._@-]{0,63}$/))
+
+/** RFC 9457 problem details, with every refusal at once. */
+export const problemSchema = v.strictObject({
+  type: v.literal('about:blank'),
+  title: v.string(),
+  status: v.number(),
+  refusals: v.array(refusalSchema),
+})
+export type Problem = v.InferOutput<typeof problemSchema>
+
+/** `key` makes a repeated request (its answer was lost) the same request. */
+export const requestBodySchema = v.strictObject({
+  text: v.pipe(v.string(), v.minLength(1), v.maxLength(REQUEST_TEXT_MAX)),
+  preview: v.optional(v.boolean()),
+  key: v.optional(idSchema),
+})
+export const planViewSchema = v.strictObject({
+  digest: v.string(),
+  build: v.string(),
+  region: v.string(),
+  machines: v.array(
+    v.strictObject({
+      name: v.string(),
+      phase: countSchema,
+      bag: v.string(),
+      planHash: sha256Schema,
+      plan: planSchema,
+      evidence: planEvidenceSchema,
+      warnings: v.array(v.string()),
+    }),
+  ),
+  skipped: v.array(v.strictObject({ name: v.string(), reason: v.string() })),
+})
+export type PlanView = v.InferOutput<typeof planViewSchema>
+export const requestViewSchema = v.strictObject({
+  request: idSchema,
+  state: v.picklist(['planning', 'refused', 'previewed', 'raising', 'raised']),
+  text: v.string(),
+  by: v.string(),
+  at: instantSchema,
+  planned: countSchema,
+  total: countSchema,
+  refusals: v.array(refusalSchema),
+  change: v.nullable(v.string()),
+  plan: v.nullable(planViewSchema),
+})
+export type RequestView = v.InferOutput<typeof requestViewSchema>
+
+export const decisionBodySchema = v.strictObject({ digest: sha256Schema, reason: v.optional(reason) })
+export const reasonBodySchema = v.strictObject({ reason: v.optional(reason) })
+export const machineBodySchema = v.strictObject({ machine: machineNameSchema, reason: v.optional(reason) })
+export const skipBodySchema = v.strictObject({ machine: machineNameSchema, reason })
+export const resolveBodySchema = v.strictObject({
+  machine: machineNameSchema,
+  as: v.picklist(['succeeded', 'failed']),
+  reason,
+})
+export const doneSchema = v.strictObject({ done: v.literal(true), rev: countSchema })
+
+/** `text` is the status as people read it (DESIGN section 1), the same for CLI and bot. */
+export const projectViewSchema = v.strictObject({ status: statusSchema, text: v.string(), rev: countSchema })
+export type ProjectView = v.InferOutput<typeof projectViewSchema>
+export const projectSummarySchema = v.strictObject({
+  change: v.nullable(v.string()),
+  state: v.string(),
+  title: v.string(),
+  build: v.string(),
+  region: v.string(),
+  requester: v.string(),
+  createdAt: instantSchema,
+  totals: v.record(v.string(), countSchema),
+  stop: v.nullable(v.string()),
+})
+export const projectListSchema = v.strictObject({
+  instance: v.string(),
+  frozen: v.nullable(v.strictObject({ by: v.string(), reason: v.string(), at: instantSchema })),
+  projects: v.array(projectSummarySchema),
+})
+export type ProjectList = v.InferOutput<typeof projectListSchema>
+
+export const machineViewSchema = v.strictObject({
+  id: idSchema,
+  name: v.string(),
+  online: v.boolean(),
+  since: v.nullable(instantSchema),
+  address: v.nullable(v.string()),
+  cluster: v.string(),
+  region: v.nullable(v.string()),
+  facts: v.nullable(factsSchema),
+  builds: v.array(v.string()),
+  template: v.boolean(),
+  impediment: v.nullable(refusalSchema),
+  quarantined: v.nullable(v.string()),
+  project: v.nullable(v.string()),
+  lastPatchedAt: v.nullable(instantSchema),
+  rebootPending: v.boolean(),
+})
+export type MachineView = v.InferOutput<typeof machineViewSchema>
+export const machineListSchema = v.strictObject({ machines: v.array(machineViewSchema) })
+
+export const orderViewSchema = v.strictObject({
+  order: idSchema,
+  change: v.nullable(v.string()),
+  machine: v.string(),
+  attempt: countSchema,
+  state: v.string(),
+  upTo: countSchema,
+  grantedAt: v.nullable(instantSchema),
+  endedAt: v.nullable(instantSchema),
+})
+export type OrderView = v.InferOutput<typeof orderViewSchema>
+export const orderListSchema = v.strictObject({ orders: v.array(orderViewSchema) })
+/** A page of an order's records: those after `after`, at most `limit`; `upTo` is what is stored in all. */
+export const logPageSchema = v.strictObject({ order: idSchema, upTo: countSchema, ended: v.boolean(), records: v.array(recordSchema) })
+export type LogPage = v.InferOutput<typeof logPageSchema>
+
+export const enrolNewBodySchema = v.strictObject({
+  names: v.pipe(v.array(machineNameSchema), v.minLength(1), v.maxLength(1000)),
+  ttlSeconds: v.optional(v.pipe(countSchema, v.minValue(1), v.maxValue(86_400))),
+  replace: v.optional(v.boolean()),
+})
+export const enrolTokensSchema = v.strictObject({
+  tokens: v.array(v.strictObject({ id: idSchema, name: v.string(), token: v.string(), expiresAt: instantSchema })),
+})
+export const enrolListSchema = v.strictObject({
+  enrolments: v.array(
+    v.strictObject({
+      id: idSchema,
+      name: v.string(),
+      by: v.string(),
+      replace: v.boolean(),
+      expiresAt: instantSchema,
+      usedAt: v.nullable(instantSchema),
+      revokedAt: v.nullable(instantSchema),
+    }),
+  ),
+})
+export const enrolRevokeBodySchema = v.strictObject({ name: machineNameSchema })
+export const userAddBodySchema = v.strictObject({
+  name: personName,
+  roles: v.pipe(v.array(v.picklist(ROLES)), v.minLength(1), v.maxLength(ROLES.length)),
+  ttlDays: v.optional(v.pipe(countSchema, v.minValue(1), v.maxValue(3650))),
+})
+/** The token is shown this once; only its SHA-256 is kept. */
+export const userTokenSchema = v.strictObject({ name: v.string(), roles: v.array(v.string()), token: v.string() })
+export const userListSchema = v.strictObject({
+  users: v.array(
+    v.strictObject({
+      name: v.string(),
+      roles: v.array(v.string()),
+      createdAt: instantSchema,
+      revokedAt: v.nullable(instantSchema),
+      expiresAt: v.nullable(instantSchema),
+    }),
+  ),
+})
+export const userRevokeBodySchema = v.strictObject({ name: personName })
+export const whoSchema = v.strictObject({
+  instance: v.string(),
+  name: v.string(),
+  roles: v.array(v.string()),
+  version: v.string(),
+  epoch: idSchema,
+  rev: countSchema,
+})
+/** A personal token: `smithp_` and 32 random bytes, base64url. */
+export const PERSON_TOKEN_PATTERN = /^smithp_[A-Za-z0-9_-]{43}$/
+/** Written by the coordinator itself, as a file that must not exist yet, sealed with the passphrase (scrypt, AES-256-GCM). */
+export const backupBodySchema = v.strictObject({
+  path: v.pipe(v.string(), v.startsWith('/'), v.maxLength(4096)),
+  passphrase: v.pipe(v.string(), v.minLength(8), v.maxLength(1000)),
+})
+export const backupAnswerSchema = v.strictObject({ path: v.string(), bytes: countSchema, sha256: sha256Schema, rev: countSchema })
+
+const none = v.strictObject({})
+const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.optional(v.string()) })
+/**
+ * Every route, by the name that server and client share. `role` is the least role that may call it ('none': no
+ * person needed; 'socket': the admin socket only). The core decides about commands once more, with the state at hand.
+ */
+export const ROUTES = {
+  who: { method: 'GET', path: '/api/v1/who', role: 'viewer', query: none, body: null, answer: whoSchema },
+  requestMake: { method: 'POST', path: '/api/v1/requests', role: 'viewer', query: none, body: requestBodySchema, answer: requestViewSchema },
+  request: { method: 'GET', path: '/api/v1/requests/:request', role: 'viewer', query: none, body: null, answer: requestViewSchema },
+  projects: { method: 'GET', path: '/api/v1/projects', role: 'viewer', query: limitQuery, body: null, answer: projectListSchema },
+  project: { method: 'GET', path: '/api/v1/projects/:change', role: 'viewer', query: none, body: null, answer: projectViewSchema },
+  plan: { method: 'GET', path: '/api/v1/projects/:change/plan', role: 'viewer', query: none, body: null, answer: planViewSchema },
+  projectOrders: { method: 'GET', path: '/api/v1/projects/:change/orders', role: 'viewer', query: none, body: null, answer: orderListSchema },
+  approve: { method: 'POST', path: '/api/v1/projects/:change/approve', role: 'approver', query: none, body: decisionBodySchema, answer: doneSchema },
+  reject: { method: 'POST', path: '/api/v1/projects/:change/reject', role: 'approver', query: none, body: reasonBodySchema, answer: doneSchema },
+  pause: { method: 'POST', path: '/api/v1/projects/:change/pause', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
+  resume: { method: 'POST', path: '/api/v1/projects/:change/resume', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
+  cancel: { method: 'POST', path: '/api/v1/projects/:change/cancel', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
+  retry: { method: 'POST', path: '/api/v1/projects/:change/retry', role: 'requester', query: none, body: machineBodySchema, answer: doneSchema },
+  skip: { method: 'POST', path: '/api/v1/projects/:change/skip', role: 'requester', query: none, body: skipBodySchema, answer: doneSchema },
+  resolve: { method: 'POST', path: '/api/v1/projects/:change/resolve', role: 'requester', query: none, body: resolveBodySchema, answer: doneSchema },
+  freeze: { method: 'POST', path: '/api/v1/freeze', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
+  unfreeze: { method: 'POST', path: '/api/v1/unfreeze', role: 'admin', query: none, body: reasonBodySchema, answer: doneSchema },
+  machines: { method: 'GET', path: '/api/v1/machines', role: 'viewer', query: v.strictObject({ pattern: v.optional(v.string()) }), body: null, answer: machineListSchema },
+  machineOrders: { method: 'GET', path: '/api/v1/machines/:machine/orders', role: 'viewer', query: none, body: null, answer: orderListSchema },
+  log: { method: 'GET', path: '/api/v1/orders/:order/log', role: 'viewer', query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }), body: null, answer: logPageSchema },
+  enrolNew: { method: 'POST', path: '/api/v1/enrolments', role: 'admin', query: none, body: enrolNewBodySchema, answer: enrolTokensSchema },
+  enrolList: { method: 'GET', path: '/api/v1/enrolments', role: 'admin', query: none, body: null, answer: enrolListSchema },
+  enrolRevoke: { method: 'POST', path: '/api/v1/enrolments/revoke', role: 'admin', query: none, body: enrolRevokeBodySchema, answer: doneSchema },
+  enrol: { method: 'POST', path: '/api/v1/enrol', role: 'none', query: none, body: enrolRequestSchema, answer: enrolAnswerSchema },
+  userAdd: { method: 'POST', path: '/api/v1/users', role: 'admin', query: none, body: userAddBodySchema, answer: userTokenSchema },
+  userList: { method: 'GET', path: '/api/v1/users', role: 'admin', query: none, body: null, answer: userListSchema },
+  userRevoke: { method: 'POST', path: '/api/v1/users/revoke', role: 'admin', query: none, body: userRevokeBodySchema, answer: doneSchema },
+  backup: { method: 'POST', path: '/api/v1/backup', role: 'socket', query: none, body: backupBodySchema, answer: backupAnswerSchema },
+} as const
+export type RouteName = keyof typeof ROUTES

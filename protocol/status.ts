@@ -1,0 +1,108 @@
+/** The shape of `smith status CHG --json`, the same over HTTP: an honest answer to "how far is it, what failed, why". */
+import * as v from 'valibot'
+import { CAUSES, STEPS } from './files.ts'
+import { countSchema, instantSchema, shortTextSchema } from './ids.ts'
+
+export const PROJECT_STATES = ['pending', 'waiting', 'running', 'held', 'complete', 'failed', 'cancelled'] as const
+export type ProjectState = (typeof PROJECT_STATES)[number]
+export const MACHINE_STATES = [
+  'planned',
+  'offered',
+  'ready',
+  'granted',
+  'running',
+  'rebooting',
+  'verifying',
+  'succeeded',
+  'failed',
+  'unknown',
+  'skipped',
+  'cancelled',
+] as const
+export type MachineState = (typeof MACHINE_STATES)[number]
+
+/** What stops a line: `waiting` lifts itself, a `hold` is lifted by a person with the command in `lift`. */
+export const STOP_REASONS = [
+  'unknown',
+  'failed',
+  'drift',
+  'frozen',
+  'paused',
+  'approval',
+  'window',
+  'change-on-hold',
+  'change-provider',
+  'cluster-busy',
+  'offline',
+  'checking',
+] as const
+export type StopReason = (typeof STOP_REASONS)[number]
+export const stopSchema = v.strictObject({
+  kind: v.picklist(['waiting', 'hold']),
+  code: v.picklist(STOP_REASONS),
+  reason: shortTextSchema,
+  since: instantSchema,
+  lift: shortTextSchema,
+  machine: v.nullable(shortTextSchema),
+})
+export type Stop = v.InferOutput<typeof stopSchema>
+
+const stateSchema = v.picklist(PROJECT_STATES)
+export const machineStatusSchema = v.strictObject({
+  name: shortTextSchema,
+  state: v.picklist(MACHINE_STATES),
+  order: v.nullable(shortTextSchema),
+  attempt: countSchema,
+  step: v.nullable(v.picklist(STEPS)),
+  progress: v.nullable(shortTextSchema),
+  startedAt: v.nullable(instantSchema),
+  endedAt: v.nullable(instantSchema),
+  cause: v.nullable(v.picklist(CAUSES)),
+  message: v.nullable(shortTextSchema),
+  evidence: v.array(v.string()),
+  advice: v.array(v.string()),
+  reason: v.nullable(shortTextSchema),
+  rebootPending: v.boolean(),
+})
+export type MachineStatus = v.InferOutput<typeof machineStatusSchema>
+
+export const statusSchema = v.strictObject({
+  change: v.nullable(shortTextSchema),
+  instance: shortTextSchema,
+  build: shortTextSchema,
+  region: shortTextSchema,
+  title: shortTextSchema,
+  requester: shortTextSchema,
+  approvedBy: v.nullable(shortTextSchema),
+  state: stateSchema,
+  stop: v.nullable(stopSchema),
+  digest: v.string(),
+  createdAt: instantSchema,
+  closedAt: v.nullable(instantSchema),
+  closeNotes: v.nullable(v.string()),
+  totals: v.strictObject({
+    pass: countSchema,
+    fail: countSchema,
+    unstarted: countSchema,
+    running: countSchema,
+    unknown: countSchema,
+    skipped: countSchema,
+    cancelled: countSchema,
+  }),
+  phases: v.array(
+    v.strictObject({
+      number: countSchema,
+      name: v.string(),
+      state: stateSchema,
+      bags: v.array(
+        v.strictObject({
+          name: v.string(),
+          task: v.nullable(v.string()),
+          state: stateSchema,
+          machines: v.array(machineStatusSchema),
+        }),
+      ),
+    }),
+  ),
+})
+export type Status = v.InferOutput<typeof statusSchema>
