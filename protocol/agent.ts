@@ -36,7 +36,7 @@ export const AUTH_SIGNATURE_PREFIX = 'smith-auth-v1\n'
 const nonceSchema = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))
 const bootIdSchema = v.pipe(v.string(), v.regex(/^[0-9a-f-]{1,64}$/))
 
-/** What the machine is, as it says itself: shown, and used for no decision but a refusal. */
+/** What the machine is, as it says itself. Of these only its own labels, cluster and region, enter a decision. */
 export const factsSchema = v.strictObject({
   agentVersion: shortTextSchema,
   os: shortTextSchema,

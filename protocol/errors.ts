@@ -47,8 +47,8 @@ export const refusalSchema = v.strictObject({
 export type Refusal = {
   readonly kind: RefusalKind
   readonly message: string
-  readonly subject?: string
-  readonly position?: { readonly start: number; readonly end: number }
+  readonly subject?: string | undefined
+  readonly position?: { readonly start: number; readonly end: number } | undefined
   readonly remedy: string
 }
 

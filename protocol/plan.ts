@@ -3,7 +3,7 @@
  * change's digest, carried by the grant, and compared with a fresh one right before the latch.
  */
 import * as v from 'valibot'
-import { type Json, canonicalJson } from './canonical.ts'
+import { canonicalJson } from './canonical.ts'
 import {
   architectureSchema,
   buildSchema,
@@ -76,7 +76,7 @@ export type PlanEvidence = v.InferOutput<typeof planEvidenceSchema>
 
 /** The text whose SHA-256 is the plan's hash. */
 export function planText(plan: Plan): string {
-  return `smith-plan-v1\n${canonicalJson(sortedPlan(plan) as unknown as Json)}`
+  return `smith-plan-v1\n${canonicalJson(sortedPlan(plan))}`
 }
 
 /** The text whose SHA-256 is the digest of a change: its machines in their order, each with its plan's hash. */

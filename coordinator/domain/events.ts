@@ -17,7 +17,8 @@ export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hel
 export type Command =
   | { readonly type: 'request'; readonly text: string; readonly preview: boolean; readonly key: string | null }
   | { readonly type: 'pause' | 'resume' | 'cancel'; readonly change: string; readonly reason: string }
-  | { readonly type: 'retry' | 'skip'; readonly change: string; readonly machine: string; readonly reason: string }
+  | { readonly type: 'retry'; readonly change: string; readonly machine: string; readonly reason: string }
+  | { readonly type: 'skip'; readonly change: string; readonly machine: string; readonly reason: string }
   | {
       readonly type: 'resolve'
       readonly change: string
@@ -165,6 +166,8 @@ export type Tools = {
   readonly sha256: (text: string) => string
   /** A matcher whose time is linear in its input (RE2), or the reason why the pattern is none. */
   readonly compilePattern: (source: string) => { readonly matches: (name: string) => boolean } | { readonly problem: string }
+  /** What the first of the configured cluster patterns that matches the name captures, or null. */
+  readonly captureCluster: (name: string) => string | null
   readonly settings: Settings
 }
 

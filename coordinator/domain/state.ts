@@ -7,7 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Cause, Result, Step } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
 import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
-import type { MachineState, Stop } from '../../protocol/status.ts'
+import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
 
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number
@@ -100,13 +100,14 @@ export type Request = {
   readonly total: number
   readonly answered: number
   readonly refusals: readonly Refusal[]
-  readonly skipped: readonly { readonly name: string; readonly machine: string; readonly reason: string }[]
+  /** Machines that were matched and can't be patched, where the request allows that. */
+  readonly skipped: readonly { readonly index: number; readonly name: string; readonly machine: string; readonly reason: string }[]
   readonly project: string | null
   readonly change: string | null
   readonly deadline: Instant
 }
 
-/** One machine asked to plan, for a request (`purpose: 'request'`) or again after the approval (`'check'`). */
+/** `id` is also the key: it begins with the owner's, so that an owner's queries can be listed. One machine asked to plan, for a request (`purpose: 'request'`) or again after the approval (`'check'`). */
 export type Query = {
   readonly id: string
   readonly purpose: 'request' | 'check'
@@ -166,7 +167,8 @@ export type Project = {
   readonly counts: Counts
   /** The index of the first target that has not ended. */
   readonly cursor: number
-  /** How many targets still have to plan again before the first grant. */
+  /** Which time the machines plan again, and how many have not answered: nothing is granted before. */
+  readonly checkRound: number
   readonly checksOpen: number
   /** The order between granted and finished and known, null when the line is free. */
   readonly active: string | null
@@ -176,10 +178,11 @@ export type Project = {
   readonly ask: { readonly id: string; readonly at: Instant } | null
   /** The names of machines that failed and have not been decided about. */
   readonly undecided: readonly number[]
+  /** Why the provider's last answer did not permit a grant; null when it did or was not asked. */
+  readonly denied: { readonly code: StopReason; readonly reason: string } | null
   readonly paused: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly cancelling: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly stop: Stop | null
-  /** A hold that began as a wait is lifted only by a person; this is what it waited for. */
   readonly closedAt: Instant | null
   readonly closeNotes: string | null
 }

@@ -1,0 +1,113 @@
+/**
+ * What the change provider says: the change was raised, its approval came, went or was refused. Approval opens a
+ * project by letting its machines plan once more; news never grants anything, only an answer to an ask does.
+ */
+import type { Refusal } from '../../protocol/errors.ts'
+import { checkAgain } from './commands.ts'
+import { cancelUnstarted } from './commands.ts'
+import type { Draft } from './draft.ts'
+import type { Event, Permission, Reply } from './events.ts'
+import { actorName, endRequest } from './planning.ts'
+import { releaseMachine } from './lines.ts'
+import { approvalLost, usePermission } from './rollout.ts'
+import type { Project } from './state.ts'
+import { placeKey } from './state.ts'
+import { bagOf, changeProject, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+
+const DONE: Reply = { ok: true }
+
+/** raising -> pending: the project bears the change's number from here on. */
+export function takeChange(draft: Draft, event: Extract<Event, { type: 'changeRaised' }>): Reply {
+  const project = draft.get('projects', event.project)
+  if (project === undefined || project.state !== 'raising') return DONE
+  draft.put('changes', event.change, { project: project.id })
+  for (let index = 0; index < project.bags; index += 1) {
+    const bag = bagOf(draft, project.id, index)
+    draft.put('bags', placeKey(project.id, index), { ...bag, task: event.tasks[index] ?? null })
+  }
+  const request = mustHave(draft.get('requests', project.request), `request ${project.request}`)
+  endRequest(draft, { ...request, state: 'raised', change: event.change })
+  const raised = changeProject(draft, project.id, { state: 'pending', change: event.change })
+  sayOf(draft, raised, { fact: 'changeRaised', request: project.request, text: `${raised.title} with build ${raised.build}` })
+  draft.touch(project.id)
+  return DONE
+}
+
+/** The provider will not raise this change: the request is refused, and nothing is left of the project. */
+export function refuseChange(draft: Draft, project: string, refusal: Refusal): Reply {
+  const row = draft.get('projects', project)
+  if (row === undefined || row.state !== 'raising') return DONE
+  for (let index = 0; index < row.targets; index += 1) {
+    releaseMachine(draft, targetOf(draft, project, index), {})
+    draft.remove('targets', placeKey(project, index))
+  }
+  for (let index = 0; index < row.bags; index += 1) draft.remove('bags', placeKey(project, index))
+  draft.remove('projects', project)
+  const request = mustHave(draft.get('requests', row.request), `request ${row.request}`)
+  endRequest(draft, { ...request, state: 'refused', project: null, refusals: [refusal] })
+  draft.say({ fact: 'requestRefused', request: row.request, reason: refusal.message })
+  return DONE
+}
+
+/** News of a change, or the answer to an ask. Only the answer can grant. */
+export function takePermission(draft: Draft, event: Extract<Event, { type: 'permission' }>): Reply {
+  const project = draft.get('projects', event.project)
+  if (project === undefined || project.change !== event.permission.change) return DONE
+  takeNews(draft, project, event.permission)
+  const now = draft.get('projects', event.project)
+  if (now !== undefined && event.ask !== null) {
+    if (now.state === 'open') usePermission(draft, now.id, event.ask, event.permission)
+    else if (now.ask?.id === event.ask) changeProject(draft, now.id, { ask: null })
+  }
+  draft.touch(event.project)
+  return DONE
+}
+
+function takeNews(draft: Draft, project: Project, permission: Permission): void {
+  const isApproved = permission.approval === 'approved' && permission.digest === project.digest && permission.state === 'open'
+  if (isApproved) {
+    if (project.approval !== null) return
+    const by = permission.by ?? 'unknown'
+    const approved = changeProject(draft, project.id, { approval: { by, at: draft.at }, denied: null, stop: null })
+    sayOf(draft, approved, { fact: 'changeApproved', reason: `by ${by}` })
+    if (project.state !== 'pending') return
+    changeProject(draft, project.id, { state: 'checking' })
+    const places = Array.from({ length: project.targets }, (_, index) => index)
+    checkAgain(draft, project.id, places.filter((index) => targetOf(draft, project.id, index).planHash !== ''))
+    return
+  }
+  const isRefused = permission.approval === 'rejected' || permission.approval === 'withdrawn' || permission.state === 'closed'
+  if (project.state === 'pending') {
+    if (isRefused) cancelRefused(draft, project, permission)
+    return
+  }
+  if (project.approval === null) return
+  const reason = approvalLost(permission)
+  const without = changeProject(draft, project.id, { approval: null, ask: null, denied: { code: 'approval', reason } })
+  sayOf(draft, without, { fact: 'changeWithdrawn', reason })
+}
+
+/** Rejected before anything ran: the project is over. */
+function cancelRefused(draft: Draft, project: Project, permission: Permission): void {
+  const reason = approvalLost(permission)
+  const by = permission.by ?? actorName(draft.actor)
+  const cancelled = changeProject(draft, project.id, { cancelling: { by, at: draft.at, reason }, ask: null })
+  sayOf(draft, cancelled, { fact: 'changeRejected', reason })
+  cancelUnstarted(draft, cancelled, reason)
+}
+
+/** The provider did not answer: that denies, and is asked again a little later. */
+export function takeFailure(draft: Draft, event: Extract<Event, { type: 'providerFailed' }>): Reply {
+  const project = draft.get('projects', event.project)
+  if (project === undefined || event.ask === null || project.ask?.id !== event.ask) return DONE
+  denyForProvider(draft, project, event.reason)
+  return DONE
+}
+
+export function denyForProvider(draft: Draft, project: Project, reason: string): void {
+  changeProject(draft, project.id, {
+    ask: null,
+    ...(projectOf(draft, project.id).state === 'open' ? { denied: { code: 'change-provider' as const, reason } } : {}),
+  })
+  draft.touch(project.id)
+}

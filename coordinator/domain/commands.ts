@@ -1,0 +1,298 @@
+/**
+ * The operator's hand: pause, resume, cancel, freeze, retry, skip, resolve. Each answers at once and waits for
+ * nothing: stopping is cheap. What may not be done now is refused with what to do first.
+ */
+import type { Refusal } from '../../protocol/errors.ts'
+import { type Draft, instanceOf } from './draft.ts'
+import type { Command, Reply } from './events.ts'
+import { freeLine, noteBag, releaseMachine } from './lines.ts'
+import { endOrder, isActive } from './order.ts'
+import { actorName, askQuery, dropChecks, putQuery } from './planning.ts'
+import type { Order, Project, Target } from './state.ts'
+import { changeProject, changeTarget, hasEnded, projectOf, sayOf, targetNamed, targetOf } from './targets.ts'
+
+type Steering = Extract<Command, { change: string }>
+
+/** The open project of a change, or why there is none. */
+export function openProject(draft: Draft, change: string): { readonly project: Project } | { readonly refusal: Refusal } {
+  const entry = draft.get('changes', change)
+  if (entry !== undefined) return { project: projectOf(draft, entry.project) }
+  const past = draft.archived('changes', change)
+  if (past === undefined) {
+    return { refusal: { kind: 'not-found', message: `there is no project ${change} here`, subject: change, remedy: 'smith status lists the projects' } }
+  }
+  const outcome = draft.archived('projects', past.project)?.outcome ?? 'closed'
+  return { refusal: { kind: 'conflict', message: `${change} is closed (${outcome})`, subject: change, remedy: 'ask for a new one with smith patch' } }
+}
+
+/** Every command about one project but the decision about its change. */
+export function steer(draft: Draft, command: Exclude<Steering, { type: 'decide' }>): Reply {
+  const found = openProject(draft, command.change)
+  if ('refusal' in found) return no(found.refusal)
+  const { project } = found
+  draft.touch(project.id)
+  switch (command.type) {
+    case 'pause':
+      return pause(draft, project, command.reason)
+    case 'resume':
+      return resume(draft, project)
+    case 'cancel':
+      return cancel(draft, project, command.reason)
+    case 'retry':
+    case 'skip':
+    case 'resolve': {
+      const target = targetNamed(draft, project, command.machine)
+      if (target === undefined) {
+        return no({ kind: 'not-found', message: `${command.machine} is not in ${command.change}`, subject: command.machine, remedy: `smith status ${command.change} shows its machines` })
+      }
+      return decideMachine(draft, project, target, command)
+    }
+  }
+}
+
+function decideMachine(draft: Draft, project: Project, target: Target, command: Extract<Command, { machine: string }>): Reply {
+  switch (command.type) {
+    case 'retry':
+      return retry(draft, project, target)
+    case 'skip':
+      return skip(draft, project, target, command.reason)
+    case 'resolve':
+      return resolve(draft, project, target, command)
+  }
+}
+
+function no(refusal: Refusal): Reply {
+  return { ok: false, refusals: [refusal] }
+}
+
+function pause(draft: Draft, project: Project, reason: string): Reply {
+  if (project.paused !== null) return { ok: true }
+  const by = actorName(draft.actor)
+  changeProject(draft, project.id, { paused: { by, at: draft.at, reason }, ask: null })
+  sayOf(draft, project, { fact: 'paused', reason })
+  return { ok: true }
+}
+
+function resume(draft: Draft, project: Project): Reply {
+  const open = project.undecided.map((index) => targetOf(draft, project.id, index).name)
+  const [first] = open
+  if (first !== undefined) {
+    return no({
+      kind: 'conflict',
+      message: `${open.join(', ')} failed and nobody has decided what becomes of ${open.length === 1 ? 'it' : 'them'}`,
+      subject: first,
+      remedy: `smith retry ${project.change ?? ''} ${first}, smith skip ${project.change ?? ''} ${first} --reason REASON, or smith resolve`,
+    })
+  }
+  const active = project.active === null ? undefined : draft.get('orders', project.active)
+  if (active?.state === 'unknown') {
+    return no({
+      kind: 'conflict',
+      message: `how the run on ${active.name} ended is unknown`,
+      subject: active.name,
+      remedy: `look at the machine, then: smith resolve ${project.change ?? ''} ${active.name} --as succeeded|failed --reason REASON`,
+    })
+  }
+  // A hold that began as a wait is lifted here: it may wait once more.
+  changeProject(draft, project.id, { paused: null, stop: null, denied: null, ask: null })
+  sayOf(draft, project, { fact: 'resumed' })
+  return { ok: true }
+}
+
+function cancel(draft: Draft, project: Project, reason: string): Reply {
+  if (project.cancelling !== null) return { ok: true }
+  changeProject(draft, project.id, { cancelling: { by: actorName(draft.actor), at: draft.at, reason }, ask: null, paused: null })
+  sayOf(draft, project, { fact: 'cancelAsked', reason })
+  cancelUnstarted(draft, project, reason)
+  const active = project.active === null ? undefined : draft.get('orders', project.active)
+  if (active !== undefined && !active.claimed) callBack(draft, active)
+  return { ok: true }
+}
+
+/** Nothing more is granted: machines not yet granted are cancelled, and failures need no decision any more. */
+export function cancelUnstarted(draft: Draft, project: Project, reason: string): void {
+  for (let index = project.cursor; index < project.targets; index += 1) {
+    const target = targetOf(draft, project.id, index)
+    if (!['planned', 'offered', 'ready'].includes(target.state)) continue
+    const order = target.order === null ? undefined : draft.get('orders', target.order)
+    if (order?.state === 'offered') draft.put('orders', order.id, { ...order, state: 'cancelled', endedAt: draft.at })
+    const after = changeTarget(draft, target, { state: 'cancelled', endedAt: draft.at, reason })
+    releaseMachine(draft, after, {})
+    sayOf(draft, project, { fact: 'machineCancelled', machine: after.name })
+  }
+  for (const index of projectOf(draft, project.id).undecided) settleFailure(draft, project.id, index)
+  // Machines that are planning again give answers that no longer matter.
+  dropChecks(draft, project.id)
+  changeProject(draft, project.id, { checksOpen: 0 })
+}
+
+/** A failure that keeps no line any more. It stays a failure. */
+function settleFailure(draft: Draft, project: string, index: number): void {
+  const target = changeTarget(draft, targetOf(draft, project, index), { keepsLine: false })
+  const before = projectOf(draft, project)
+  changeProject(draft, project, { undecided: before.undecided.filter((one) => one !== index) })
+  freeLine(draft, `cluster:${target.cluster}`, target)
+  releaseMachine(draft, target, {})
+}
+
+/** Calls a grant back that was not claimed yet. Only the machine can say which of the two came first. */
+export function callBack(draft: Draft, order: Order): void {
+  draft.put('orders', order.id, { ...order, revoking: true })
+  draft.send({ to: 'agent', machine: order.machine, frame: { t: 'revoke', order: order.id } })
+}
+
+function retry(draft: Draft, project: Project, target: Target): Reply {
+  const change = project.change ?? ''
+  if (!project.undecided.includes(target.index)) {
+    return no({
+      kind: 'conflict',
+      message: `${target.name} is ${target.state}; only a machine that failed and is not decided about is tried again`,
+      subject: target.name,
+      remedy: target.state === 'unknown' ? `smith resolve ${change} ${target.name} --as failed --reason REASON, then retry` : `smith status ${change}`,
+    })
+  }
+  if (project.cancelling !== null) return no({ kind: 'conflict', message: `${change} is being cancelled`, subject: change, remedy: 'ask for a new one with smith patch' })
+  const machine = draft.get('machines', target.machine)
+  if (machine === undefined || machine.state === 'retired') {
+    return no({
+      kind: 'conflict',
+      message: `${target.name} was enrolled anew; the approved plan was made for what it was before`,
+      subject: target.name,
+      remedy: `smith skip ${change} ${target.name} --reason reinstalled, and ask for it in a new request`,
+    })
+  }
+  const isDrift = target.cause === 'plan-drift' && !target.keepsLine
+  const undecided = project.undecided.filter((index) => index !== target.index)
+  changeTarget(draft, target, {
+    state: 'planned',
+    order: null,
+    attempt: orderAttempt(draft, target),
+    check: 'none',
+    step: null,
+    progress: null,
+    endedAt: null,
+    cause: null,
+    message: null,
+    evidence: [],
+    advice: [],
+    isEmpty: false,
+  })
+  retireOrder(draft, target)
+  changeProject(draft, project.id, { undecided, cursor: Math.min(project.cursor, target.index), denied: null })
+  sayOf(draft, project, { fact: 'retryAsked', machine: target.name })
+  // Drift is asked about again at once: the machine says without a run whether the archive is as it was.
+  if (isDrift && draft.get('sessions', target.machine) !== undefined) checkAgain(draft, project.id, [target.index])
+  return { ok: true }
+}
+
+function orderAttempt(draft: Draft, target: Target): number {
+  const order = target.order === null ? undefined : draft.get('orders', target.order)
+  return order === undefined || order.state === 'offered' ? target.attempt : order.attempt
+}
+
+function retireOrder(draft: Draft, target: Target): void {
+  const order = target.order === null ? undefined : draft.get('orders', target.order)
+  if (order === undefined) return
+  draft.retire('orders', order.id, order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order)
+}
+
+/** Asks the machines at these places to plan again; nothing is granted until they have answered. */
+export function checkAgain(draft: Draft, id: string, places: readonly number[]): void {
+  const project = projectOf(draft, id)
+  const round = project.checkRound + 1
+  let asked = 0
+  for (const index of places) {
+    const target = targetOf(draft, id, index)
+    const machine = draft.get('machines', target.machine)
+    const isThere = machine !== undefined && draft.get('sessions', target.machine) !== undefined
+    if (hasEnded(target) || !isThere) continue
+    changeTarget(draft, target, { check: 'due' })
+    const query = putQuery(draft, { purpose: 'check', owner: id, round, index, machine, matched: false })
+    askQuery(draft, query, { build: project.build, outageMinutes: project.options.outageMinutes })
+    asked += 1
+  }
+  changeProject(draft, id, { checkRound: round, checksOpen: project.checksOpen + asked })
+  draft.touch(id)
+}
+
+function skip(draft: Draft, project: Project, target: Target, reason: string): Reply {
+  const change = project.change ?? ''
+  const mayBeSkipped = project.undecided.includes(target.index) || ['planned', 'offered', 'ready'].includes(target.state)
+  if (!mayBeSkipped) {
+    return no({
+      kind: 'conflict',
+      message: `${target.name} is ${target.state} and can't be skipped`,
+      subject: target.name,
+      remedy: target.state === 'unknown' ? `smith resolve ${change} ${target.name} --as failed --reason REASON` : `smith status ${change}`,
+    })
+  }
+  const order = target.order === null ? undefined : draft.get('orders', target.order)
+  if (order?.state === 'offered') draft.put('orders', order.id, { ...order, state: 'cancelled', endedAt: draft.at })
+  changeTarget(draft, target, { state: 'skipped', endedAt: draft.at, reason })
+  if (project.undecided.includes(target.index)) settleFailure(draft, project.id, target.index)
+  else releaseMachine(draft, target, {})
+  sayOf(draft, project, { fact: 'machineSkipped', machine: target.name, reason })
+  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: skipped by ${actorName(draft.actor)}: ${reason}`)
+  return { ok: true }
+}
+
+function resolve(draft: Draft, project: Project, target: Target, command: Extract<Command, { type: 'resolve' }>): Reply {
+  const by = actorName(draft.actor)
+  const message = `resolved as ${command.as} by ${by}: ${command.reason}`
+  const order = project.active === null ? undefined : draft.get('orders', project.active)
+  if (order !== undefined && order.target === target.index && isActive(order)) {
+    if (order.result === null && (draft.get('sessions', order.machine) !== undefined || order.state !== 'unknown')) {
+      return no({
+        kind: 'conflict',
+        message: `${target.name} is ${draft.get('sessions', order.machine) === undefined ? order.state : 'in reach and still at it'}`,
+        subject: target.name,
+        remedy: `wait for its own word: smith logs ${project.change ?? ''} --follow`,
+      })
+    }
+    endOrder(draft, order, {
+      state: command.as,
+      cause: command.as === 'failed' ? (target.cause ?? 'unreachable') : null,
+      message,
+      evidence: target.evidence,
+      advice: [],
+      latched: order.latched,
+      rebootPending: target.rebootPending,
+      result: order.result,
+      resolvedBy: by,
+      isDecided: false,
+    })
+    sayOf(draft, project, { fact: 'machineResolved', machine: target.name, state: command.as, reason: command.reason })
+    return { ok: true }
+  }
+  if (!project.undecided.includes(target.index)) {
+    return no({ kind: 'conflict', message: `${target.name} is ${target.state}; there is nothing to resolve`, subject: target.name, remedy: `smith status ${project.change ?? ''}` })
+  }
+  changeTarget(draft, target, { state: command.as, reason: message, ...(command.as === 'succeeded' ? { cause: null } : {}) })
+  settleFailure(draft, project.id, target.index)
+  sayOf(draft, project, { fact: 'machineResolved', machine: target.name, state: command.as, reason: command.reason })
+  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: ${message}`)
+  return { ok: true }
+}
+
+export function freeze(draft: Draft, reason: string): Reply {
+  const instance = instanceOf(draft)
+  if (instance.frozen !== null) return { ok: true }
+  const by = actorName(draft.actor)
+  draft.put('instance', 'instance', { ...instance, frozen: { by, at: draft.at, reason } })
+  draft.say({ fact: 'frozen', reason })
+  touchAll(draft)
+  return { ok: true }
+}
+
+export function unfreeze(draft: Draft): Reply {
+  const instance = instanceOf(draft)
+  if (instance.frozen === null) return { ok: true }
+  draft.put('instance', 'instance', { ...instance, frozen: null })
+  draft.say({ fact: 'unfrozen' })
+  touchAll(draft)
+  return { ok: true }
+}
+
+export function touchAll(draft: Draft): void {
+  for (const project of draft.all('projects')) draft.touch(project.id)
+}

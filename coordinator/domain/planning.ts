@@ -1,0 +1,406 @@
+/**
+ * From a request to a project: understands and selects, asks every machine to plan (in parallel, bounded), and makes
+ * the project with its bags in order, or refuses with every reason at once. A request survives a restart: what was
+ * asked and not answered is asked again.
+ */
+import type { CoordinatorFrame } from '../../protocol/agent.ts'
+import type { Refusal } from '../../protocol/errors.ts'
+import { type Plan, type PlanEvidence, digestText, isEmptyPlan, planText } from '../../protocol/plan.ts'
+import type { Draft } from './draft.ts'
+import type { Reply } from './events.ts'
+import { parseRequest } from './request.ts'
+import { clusterOf, impedimentOf, maySkip, selectMachines } from './selection.ts'
+import type { Actor, Machine, Project, Query, Request, Target } from './state.ts'
+import { placeKey } from './state.ts'
+import { NO_COUNTS, countOf, mustHave, sayOf } from './targets.ts'
+
+/** A query's id begins with its owner's: 22 digits of it, 2 for the round, 8 for the place. */
+export function queryId(owner: string, round: number, index: number): string {
+  const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
+  return owner.slice(0, 22) + hex(round % 256, 2) + hex(index, 8)
+}
+
+/** What queries of a request begin with, to list them. */
+export function requestQueryPrefix(request: string): string {
+  return `${request.slice(0, 22)}00`
+}
+
+export function actorName(actor: Actor): string {
+  switch (actor.kind) {
+    case 'person':
+    case 'machine':
+      return actor.name
+    case 'local-admin':
+    case 'change':
+    case 'smith':
+      return actor.kind
+  }
+}
+
+type Ask = { readonly text: string; readonly preview: boolean; readonly key: string | null }
+
+/** Takes a request. The reply has its id; what became of it is read from the request itself. */
+export function makeRequest(draft: Draft, ask: Ask): Reply {
+  const repeated = ask.key === null ? undefined : draft.get('requestKeys', ask.key)
+  if (repeated !== undefined) return { ok: true, value: { request: repeated.request } }
+  const parse = parseRequest(ask.text)
+  if (!parse.ok) return refuseAtOnce(draft, ask, parse.refusals)
+  const { parsed } = parse
+  const selection = selectMachines(draft, parsed, draft.tools)
+  if (selection.refusals.length > 0) return refuseAtOnce(draft, ask, selection.refusals)
+  const id = draft.tools.newId()
+  const request: Request = {
+    id,
+    key: ask.key,
+    text: ask.text,
+    by: actorName(draft.actor),
+    at: draft.at,
+    preview: ask.preview,
+    state: 'planning',
+    build: parsed.build,
+    region: selection.region,
+    title: selection.title,
+    options: { outageMinutes: parsed.outageMinutes, offline: parsed.offline, busy: parsed.busy },
+    total: selection.machines.length,
+    answered: 0,
+    refusals: [],
+    skipped: selection.skipped.map(({ machine, reason }, index) => ({
+      index: selection.machines.length + index,
+      name: machine.name,
+      machine: machine.id,
+      reason,
+    })),
+    project: null,
+    change: null,
+    deadline: draft.at + draft.tools.settings.limits.planTimeMsMax,
+  }
+  draft.put('requests', id, request)
+  if (ask.key !== null) draft.put('requestKeys', ask.key, { request: id })
+  selection.machines.forEach(({ machine, matched }, index) => {
+    putQuery(draft, { purpose: 'request', owner: id, round: 0, index, machine, matched })
+  })
+  draft.say({ fact: 'requestMade', request: id, text: ask.text })
+  askNext(draft, request)
+  return { ok: true, value: { request: id } }
+}
+
+function refuseAtOnce(draft: Draft, ask: Ask, refusals: readonly Refusal[]): Reply {
+  const text = refusals.map((refusal) => refusal.message).join('; ')
+  draft.say({ fact: 'requestRefused', text: ask.text.slice(0, 1000), reason: text.slice(0, 1000) })
+  return { ok: false, refusals }
+}
+
+type NewQuery = {
+  readonly purpose: Query['purpose']
+  readonly owner: string
+  readonly round: number
+  readonly index: number
+  readonly machine: Machine
+  readonly matched: boolean
+}
+
+export function putQuery(draft: Draft, query: NewQuery): Query {
+  const id = queryId(query.owner, query.round, query.index)
+  const row: Query = {
+    id,
+    purpose: query.purpose,
+    owner: query.owner,
+    index: query.index,
+    machine: query.machine.id,
+    name: query.machine.name,
+    matched: query.matched,
+    state: 'queued',
+    deadline: null,
+    planHash: null,
+    refusal: null,
+    warnings: [],
+  }
+  draft.put('queries', id, row)
+  return row
+}
+
+/** The project waits for no machine to plan again any more. */
+export function dropChecks(draft: Draft, project: string): void {
+  for (const query of [...draft.all('queries')]) {
+    if (query.purpose === 'check' && query.owner === project) draft.remove('queries', query.id)
+  }
+}
+
+/** Sends the question of a query and starts its time. */
+export function askQuery(draft: Draft, query: Query, frame: { readonly build: string; readonly outageMinutes: number }): void {
+  draft.put('queries', query.id, { ...query, state: 'asked', deadline: draft.at + draft.tools.settings.limits.planTimeMsMax })
+  const plan: CoordinatorFrame = { t: 'plan', query: query.id, ...frame }
+  draft.send({ to: 'agent', machine: query.machine, frame: plan })
+}
+
+function queriesOf(draft: Draft, request: Request): Query[] {
+  return Array.from({ length: request.total }, (_, index) =>
+    mustHave(draft.get('queries', queryId(request.id, 0, index)), `query ${index} of request ${request.id}`),
+  )
+}
+
+/** Asks as many more machines as may plan at a time. A machine out of reach waits until it is back or its time is over. */
+export function askNext(draft: Draft, request: Request): void {
+  const queries = queriesOf(draft, request)
+  let free = draft.tools.settings.limits.plansInParallelMax - queries.filter((query) => query.state === 'asked').length
+  for (const query of queries) {
+    if (free <= 0) return
+    if (query.state !== 'queued' || draft.get('sessions', query.machine) === undefined) continue
+    askQuery(draft, query, { build: request.build, outageMinutes: request.options.outageMinutes })
+    free -= 1
+  }
+}
+
+/** After a restart nobody remembers the question: what was asked is asked again. */
+export function reopenRequest(draft: Draft, request: Request): void {
+  for (const query of queriesOf(draft, request)) {
+    if (query.state === 'asked') draft.put('queries', query.id, { ...query, state: 'queued', deadline: null })
+  }
+  draft.put('requests', request.id, { ...request, deadline: draft.at + draft.tools.settings.limits.planTimeMsMax })
+}
+
+/** Puts a plan into the store, once per content. */
+export function keepPlan(draft: Draft, plan: Plan, evidence: PlanEvidence): string {
+  const hash = draft.tools.sha256(planText(plan))
+  if (draft.archived('plans', hash) === undefined) draft.retire('plans', hash, { hash, plan, evidence })
+  return hash
+}
+
+/** A machine's answer to a query of a request: its plan or why it has none. */
+export function answerQuery(
+  draft: Draft,
+  query: Query,
+  answer: { readonly planHash: string; readonly warnings: readonly string[] } | { readonly refusal: Refusal },
+): void {
+  const request = mustHave(draft.get('requests', query.owner), `request ${query.owner}`)
+  if (query.state === 'answered' || request.state !== 'planning') return
+  const made = 'planHash' in answer
+  draft.put('queries', query.id, {
+    ...query,
+    state: 'answered',
+    deadline: null,
+    planHash: made ? answer.planHash : null,
+    warnings: made ? answer.warnings : [],
+    refusal: made ? null : about(answer.refusal, query.name),
+  })
+  draft.say({ fact: made ? 'planMade' : 'planRefused', request: request.id, machine: query.name })
+  const next = { ...request, answered: request.answered + 1 }
+  draft.put('requests', request.id, next)
+  if (next.answered === next.total) finishRequest(draft, next)
+  else askNext(draft, next)
+}
+
+/** A machine's own refusal, with its name in front, since many stand together. */
+function about(refusal: Refusal, name: string): Refusal {
+  const message = refusal.message.includes(name) ? refusal.message : `${name}: ${refusal.message}`
+  return { ...refusal, message, subject: name }
+}
+
+function finishRequest(draft: Draft, request: Request): void {
+  const refusals: Refusal[] = []
+  const skipped = [...request.skipped]
+  const planned: Query[] = []
+  for (const query of queriesOf(draft, request)) {
+    const machine = draft.get('machines', query.machine)
+    // Another request may have taken the machine while this one was planning.
+    const gone = machine === undefined || machine.state === 'retired' ? retired(query.name) : null
+    const busy = machine === undefined || gone !== null ? null : busyOf(draft, machine, request.build)
+    const problem = query.refusal ?? gone ?? (request.preview ? null : busy)
+    if (problem === null) planned.push(query)
+    else if (query.matched && maySkip(problem, request.options)) {
+      skipped.push({ index: query.index, name: query.name, machine: query.machine, reason: problem.message })
+    } else refusals.push(problem)
+  }
+  const builds = new Set(planned.map((query) => planOf(draft, query).build))
+  if (refusals.length === 0 && planned.length === 0) {
+    refusals.push({ kind: 'no-match', message: 'no machine is left to patch', remedy: 'see smith machines for what each of them lacks' })
+  }
+  if (builds.size > 1) {
+    refusals.push({
+      kind: 'unknown-build',
+      message: `${request.build} means several builds on these machines: ${[...builds].toSorted().join(', ')}`,
+      remedy: 'ask again if it has just moved; else make the repositories of the machines equal, or name a build',
+    })
+  }
+  if (refusals.length > 0) {
+    endRequest(draft, { ...request, state: 'refused', refusals })
+    const reason = refusals.map((refusal) => refusal.message).join('; ')
+    draft.say({ fact: 'requestRefused', request: request.id, text: request.text.slice(0, 1000), reason: reason.slice(0, 1000) })
+    return
+  }
+  const build = [...builds][0] ?? request.build
+  if (request.preview) {
+    endRequest(draft, { ...request, state: 'previewed', build, skipped })
+    draft.say({ fact: 'requestPreviewed', request: request.id })
+    return
+  }
+  makeProject(draft, { ...request, build, skipped }, planned)
+}
+
+function retired(name: string): Refusal {
+  return { kind: 'unknown-machine', message: `${name} was enrolled anew in the meantime`, subject: name, remedy: 'ask again' }
+}
+
+function busyOf(draft: Draft, machine: Machine, build: string): Refusal | null {
+  const problem = impedimentOf(draft, machine, build)
+  return problem?.kind === 'machine-busy' ? problem : null
+}
+
+function planOf(draft: Draft, query: Query): Plan {
+  const hash = mustHave(query.planHash ?? undefined, `the plan of ${query.name}`)
+  return mustHave(draft.archived('plans', hash), `plan ${hash}`).plan
+}
+
+/** Drops an ended request from memory; the store keeps it with its queries. */
+export function endRequest(draft: Draft, request: Request): void {
+  draft.retire('requests', request.id, request)
+  for (const query of queriesOf(draft, request)) draft.retire('queries', query.id, query)
+}
+
+type Place = {
+  readonly machine: Machine
+  readonly cluster: string
+  readonly planHash: string
+  readonly isEmpty: boolean
+  readonly skipReason: string | null
+}
+
+/** Machines grouped by cluster, clusters in the order of their first mention, machines in the order asked. */
+function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Place[][] {
+  const entries = [
+    ...planned.map((query) => ({ index: query.index, machine: query.machine, query, reason: null })),
+    ...request.skipped.map((skip) => ({ index: skip.index, machine: skip.machine, query: null, reason: skip.reason })),
+  ].toSorted((a, b) => a.index - b.index)
+  const byCluster = new Map<string, Place[]>()
+  for (const entry of entries) {
+    const machine = mustHave(draft.get('machines', entry.machine), `machine ${entry.machine}`)
+    const cluster = clusterOf(machine, draft.tools)
+    const plan = entry.query === null ? null : planOf(draft, entry.query)
+    const place = {
+      machine,
+      cluster,
+      planHash: entry.query?.planHash ?? '',
+      isEmpty: plan !== null && isEmptyPlan(plan) && !(plan.rebootDue && request.options.outageMinutes > 0),
+      skipReason: entry.reason,
+    }
+    byCluster.set(cluster, [...(byCluster.get(cluster) ?? []), place])
+  }
+  return [...byCluster.values()]
+}
+
+function makeProject(draft: Draft, request: Request, planned: readonly Query[]): void {
+  const id = draft.tools.newId()
+  const bags = placesOf(draft, request, planned)
+  const places = bags.flat()
+  const digest = draft.tools.sha256(
+    digestText(places.filter((place) => place.skipReason === null).map((place) => ({ machine: place.machine.id, planHash: place.planHash }))),
+  )
+  let index = 0
+  bags.forEach((bag, bagIndex) => {
+    const first = index
+    let counts = NO_COUNTS
+    for (const place of bag) {
+      const target = newTarget(id, index, bagIndex, place)
+      const key = countOf(target.state)
+      counts = { ...counts, [key]: counts[key] + 1 }
+      draft.put('targets', placeKey(id, index), target)
+      if (place.skipReason === null) draft.put('machines', place.machine.id, { ...place.machine, project: id })
+      index += 1
+    }
+    const name = bag.length === 1 ? (bag[0]?.machine.name ?? '') : (bag[0]?.cluster ?? '')
+    draft.put('bags', placeKey(id, bagIndex), { project: id, index: bagIndex, phase: 0, name, task: null, first, count: bag.length, counts })
+  })
+  const skipped = places.filter((place) => place.skipReason !== null).length
+  const project: Project = {
+    id,
+    request: request.id,
+    change: null,
+    requester: request.by,
+    text: request.text,
+    title: request.title,
+    build: request.build,
+    region: request.region,
+    options: request.options,
+    digest,
+    createdAt: draft.at,
+    state: 'raising',
+    outcome: null,
+    approval: null,
+    targets: places.length,
+    bags: bags.length,
+    counts: { ...NO_COUNTS, unstarted: places.length - skipped, skipped },
+    cursor: 0,
+    checkRound: 0,
+    checksOpen: 0,
+    active: null,
+    freeSince: draft.at,
+    ask: null,
+    undecided: [],
+    denied: null,
+    paused: null,
+    cancelling: null,
+    stop: null,
+    closedAt: null,
+    closeNotes: null,
+  }
+  draft.put('projects', id, project)
+  draft.put('requests', request.id, { ...request, state: 'raising', project: id })
+  sayOf(draft, project, { fact: 'projectMade', request: request.id, text: request.text.slice(0, 1000) })
+  raiseChange(draft, project)
+}
+
+function newTarget(project: string, index: number, bag: number, place: Place): Target {
+  return {
+    project,
+    index,
+    bag,
+    machine: place.machine.id,
+    name: place.machine.name,
+    cluster: place.cluster,
+    planHash: place.planHash,
+    isEmpty: place.isEmpty,
+    state: place.skipReason === null ? 'planned' : 'skipped',
+    order: null,
+    attempt: 0,
+    check: 'none',
+    step: null,
+    progress: null,
+    startedAt: null,
+    endedAt: null,
+    cause: null,
+    message: null,
+    evidence: [],
+    advice: [],
+    reason: place.skipReason,
+    rebootPending: place.machine.rebootPending,
+    keepsLine: false,
+  }
+}
+
+/** Asks the provider to raise the change; repeated until it has answered, idempotent by project. */
+export function raiseChange(draft: Draft, project: Project): void {
+  const bags = Array.from({ length: project.bags }, (_, index) => mustHave(draft.get('bags', placeKey(project.id, index)), 'a bag'))
+  draft.send({
+    to: 'change',
+    call: {
+      call: 'raise',
+      project: project.id,
+      requester: project.requester,
+      summary: `Patch: ${project.region} ${project.title} with Build ${project.build}`,
+      digest: project.digest,
+      build: project.build,
+      outageMinutes: project.options.outageMinutes,
+      bags: bags.map((bag) => ({
+        name: bag.name,
+        machines: Array.from({ length: bag.count }, (_, place) => draft.get('targets', placeKey(project.id, bag.first + place))?.name ?? ''),
+      })),
+      warnings: warningsOf(draft, project),
+    },
+  })
+}
+
+function warningsOf(draft: Draft, project: Project): string[] {
+  const request = draft.get('requests', project.request)
+  if (request === undefined) return []
+  return queriesOf(draft, request).flatMap((query) => query.warnings.map((warning) => `${query.name}: ${warning}`))
+}

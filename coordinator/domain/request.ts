@@ -1,0 +1,250 @@
+/**
+ * Understands one line of a person: `<build> machines: <machine>... outage:<minutes> [key:value ...]`. Called by
+ * planning.ts. It names everything that it does not understand at once, each with its place in the line, and looks
+ * at no machine: selection.ts does.
+ */
+import type { Refusal } from '../../protocol/errors.ts'
+import { BUILD_PATTERN, MACHINE_NAME_PATTERN } from '../../protocol/ids.ts'
+import { nearestNames } from './nearest.ts'
+
+/** How one word names machines. `source` of a pattern is a regular expression, matched as `^(?:source)$`. */
+export type MachineWord =
+  | { readonly kind: 'name'; readonly name: string; readonly word: Word }
+  | { readonly kind: 'address'; readonly address: string; readonly word: Word }
+  | { readonly kind: 'pattern'; readonly source: string; readonly word: Word }
+
+/** A word of the line and its place in it, in UTF-16 units, `end` exclusive. */
+export type Word = { readonly text: string; readonly start: number; readonly end: number }
+
+export type ParsedRequest = {
+  readonly build: string
+  readonly machines: readonly MachineWord[]
+  readonly except: readonly MachineWord[]
+  readonly outageMinutes: number
+  readonly offline: 'refuse' | 'skip'
+  readonly busy: 'refuse' | 'skip'
+}
+export type ParseOutcome =
+  | { readonly ok: true; readonly parsed: ParsedRequest }
+  | { readonly ok: false; readonly refusals: readonly Refusal[] }
+
+const KEYS = ['machines', 'outage', 'offline', 'busy', 'except'] as const
+type Key = (typeof KEYS)[number]
+export const OUTAGE_MINUTES_MAX = 1440
+const EXAMPLE = 'for example: smith-patch prod machines: prod-dal10-carrier3-worker-* outage:0'
+
+export function parseRequest(text: string): ParseOutcome {
+  const refusals: Refusal[] = []
+  const words = wordsOf(text)
+  if (words[0]?.text === 'smith-patch') words.shift()
+  const values = new Map<Key, Word[]>()
+  const build = takeBuild(words, text, refusals)
+  let open: Key | null = null
+  for (const word of words) {
+    const found = keyOf(word)
+    if (found === null) {
+      if (open === null) refusals.push(notUnderstood(word))
+      else {
+        values.get(open)?.push(word)
+        if (!takesMany(open)) open = null
+      }
+      continue
+    }
+    if (found.key === null) {
+      refusals.push(unknownKey(found.name, word))
+      open = null
+      continue
+    }
+    if (values.has(found.key)) refusals.push(givenTwice(found.key, word))
+    const value = found.value
+    const kept = values.get(found.key) ?? []
+    values.set(found.key, kept)
+    if (value.text !== '') kept.push(value)
+    open = takesMany(found.key) || value.text === '' ? found.key : null
+  }
+  return finish(text, build, values, refusals)
+}
+
+function finish(text: string, build: string | null, values: Map<Key, Word[]>, refusals: Refusal[]): ParseOutcome {
+  const machines = machineWords(values.get('machines') ?? [], refusals)
+  if ((values.get('machines') ?? []).length === 0) {
+    refusals.push(missing('machines:', 'name at least one machine after machines:', text))
+  }
+  if (values.has('except') && (values.get('except') ?? []).length === 0) {
+    refusals.push(missing('the machines after except:', 'name at least one machine after except:, or leave it out', text))
+  }
+  const except = machineWords(values.get('except') ?? [], refusals)
+  const outageMinutes = outageOf(values, text, refusals)
+  const offline = skipOf('offline', values, text, refusals)
+  const busy = skipOf('busy', values, text, refusals)
+  if (refusals.length > 0 || build === null || outageMinutes === null) return { ok: false, refusals }
+  return { ok: true, parsed: { build, machines, except, outageMinutes, offline, busy } }
+}
+
+function wordsOf(text: string): Word[] {
+  return [...text.matchAll(/\S+/g)].map((match) => ({
+    text: match[0],
+    start: match.index,
+    end: match.index + match[0].length,
+  }))
+}
+
+/** The key of a word `key:value`; null when it is none. An IPv6 address has colons too and is no key. */
+function keyOf(word: Word): { readonly key: Key | null; readonly name: string; readonly value: Word } | null {
+  if (isIpv6(word.text)) return null
+  const match = /^([A-Za-z][A-Za-z-]*):/.exec(word.text)
+  if (match === null) return null
+  const name = match[1] ?? ''
+  const start = word.start + match[0].length
+  const value = { text: word.text.slice(match[0].length), start, end: word.end }
+  return { key: KEYS.find((key) => key === name.toLowerCase()) ?? null, name, value }
+}
+
+function takesMany(key: Key): boolean {
+  return key === 'machines' || key === 'except'
+}
+
+function takeBuild(words: Word[], text: string, refusals: Refusal[]): string | null {
+  const first = words[0]
+  if (first === undefined || keyOf(first)?.key != null) {
+    refusals.push(missing('the build', 'begin with prod or the number of a build', text))
+    return null
+  }
+  words.shift()
+  if (BUILD_PATTERN.test(first.text)) return first.text
+  refusals.push({
+    kind: 'bad-value',
+    message: `${first.text} is no build`,
+    subject: first.text,
+    position: { start: first.start, end: first.end },
+    remedy: `begin with prod or the number of a build; ${EXAMPLE}`,
+  })
+  return null
+}
+
+function machineWords(words: readonly Word[], refusals: Refusal[]): MachineWord[] {
+  return words.flatMap((word) => {
+    const machine = machineWord(word)
+    if (machine !== null) return [machine]
+    refusals.push({
+      kind: 'bad-value',
+      message: `${word.text} is no name, address or pattern of machines`,
+      subject: word.text,
+      position: { start: word.start, end: word.end },
+      remedy: 'separate machines by spaces; a name has letters, digits, - and .; a pattern * ? or a regular expression',
+    })
+    return []
+  })
+}
+
+/** Tells a name, an address and the two kinds of pattern apart (DESIGN: "In a token . and - are plain characters"). */
+export function machineWord(word: Word): MachineWord | null {
+  const text = word.text
+  if (text.length > 2 && text.startsWith('/') && text.endsWith('/')) {
+    return { kind: 'pattern', source: text.slice(1, -1), word }
+  }
+  if (isIpv4(text) || isIpv6(text)) return { kind: 'address', address: normalAddress(text), word }
+  if (/[[\](){}|+^$\\]|\.[*+?]/.test(text)) return { kind: 'pattern', source: text, word }
+  if (/[*?]/.test(text)) {
+    if (!/^[A-Za-z0-9.*?-]+$/.test(text)) return null
+    const source = text.toLowerCase().replaceAll('.', String.raw`\.`).replaceAll('*', '.*').replaceAll('?', '.')
+    return { kind: 'pattern', source, word }
+  }
+  const name = text.toLowerCase()
+  return MACHINE_NAME_PATTERN.test(name) ? { kind: 'name', name, word } : null
+}
+
+function isIpv4(text: string): boolean {
+  const parts = text.split('.')
+  return parts.length === 4 && parts.every((part) => /^(0|[1-9][0-9]{0,2})$/.test(part) && Number(part) <= 255)
+}
+
+function isIpv6(text: string): boolean {
+  const groups = text.split('::')
+  if (!/^[0-9A-Fa-f:]+(:[0-9.]+)?$/.test(text) || !text.includes(':') || groups.length > 2) return false
+  const parts = groups.flatMap((group) => (group === '' ? [] : group.split(':')))
+  const fits = parts.every((part, index) => /^[0-9A-Fa-f]{1,4}$/.test(part) || (index === parts.length - 1 && isIpv4(part)))
+  return fits && (groups.length === 2 ? parts.length < 8 : parts.length === 8 || (parts.length === 7 && text.includes('.')))
+}
+
+/** The one form in which addresses are compared: lower case, and an IPv4 address mapped into IPv6 as IPv4. */
+export function normalAddress(address: string): string {
+  const lower = address.toLowerCase()
+  const mapped = /^::ffff:([0-9.]+)$/.exec(lower)
+  return mapped?.[1] ?? lower
+}
+
+function outageOf(values: Map<Key, Word[]>, text: string, refusals: Refusal[]): number | null {
+  const word = values.get('outage')?.[0]
+  if (word === undefined) {
+    refusals.push(missing('outage:<minutes>', 'add outage:0, or the minutes of outage declared per machine', text))
+    return null
+  }
+  if (/^[0-9]{1,4}$/.test(word.text) && Number(word.text) <= OUTAGE_MINUTES_MAX) return Number(word.text)
+  refusals.push({
+    kind: 'bad-value',
+    message: `outage:${word.text} is no number of minutes`,
+    subject: word.text,
+    position: { start: word.start, end: word.end },
+    remedy: `give whole minutes from 0 to ${OUTAGE_MINUTES_MAX}; outage:0 means that no machine is rebooted`,
+  })
+  return null
+}
+
+function skipOf(key: 'offline' | 'busy', values: Map<Key, Word[]>, text: string, refusals: Refusal[]): 'refuse' | 'skip' {
+  const words = values.get(key)
+  if (words === undefined) return 'refuse'
+  const word = words[0]
+  if (word?.text === 'skip') return 'skip'
+  if (word === undefined) refusals.push(missing(`the value of ${key}:`, `write ${key}:skip, or leave it out`, text))
+  else {
+    refusals.push({
+      kind: 'bad-value',
+      message: `${key}:${word.text} is not understood`,
+      subject: word.text,
+      position: { start: word.start, end: word.end },
+      remedy: `the only value of ${key}: is skip`,
+    })
+  }
+  return 'refuse'
+}
+
+function missing(what: string, remedy: string, text: string): Refusal {
+  return {
+    kind: 'syntax',
+    message: `${what} is missing`,
+    position: { start: text.length, end: text.length + 1 },
+    remedy: `${remedy}; ${EXAMPLE}`,
+  }
+}
+
+function notUnderstood(word: Word): Refusal {
+  return {
+    kind: 'syntax',
+    message: `${word.text} is not understood here`,
+    subject: word.text,
+    position: { start: word.start, end: word.end },
+    remedy: `machines stand after machines:; ${EXAMPLE}`,
+  }
+}
+
+function unknownKey(name: string, word: Word): Refusal {
+  const nearest = nearestNames(name.toLowerCase(), KEYS, 1)[0]
+  return {
+    kind: 'unknown-key',
+    message: `${name}: is no key of a request`,
+    subject: name,
+    position: { start: word.start, end: word.start + name.length + 1 },
+    remedy: nearest === undefined ? `the keys are ${KEYS.map((key) => `${key}:`).join(' ')}` : `did you mean ${nearest}: ?`,
+  }
+}
+
+function givenTwice(key: Key, word: Word): Refusal {
+  return {
+    kind: 'duplicate-key',
+    message: `${key}: is given twice`,
+    subject: key,
+    position: { start: word.start, end: word.end },
+    remedy: takesMany(key) ? `put all machines after one ${key}:` : `give ${key}: once`,
+  }
+}

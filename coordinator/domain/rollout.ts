@@ -1,0 +1,321 @@
+/**
+ * The serial order itself: what a project does next, and why not. `advance` is called for a project after every
+ * event that may matter to it; it moves past machines that have ended, asks for permission when nothing stands in
+ * the way, and records the one thing that does. A grant is made only in the turn that brings its permission.
+ *
+ * Keeps SER-1 (a line has one order at a time), SER-2 (the next grant needs the one before finished and known),
+ * APR-1 (no grant without a fresh permission) and STA-4 (a stopped line names its one blocker).
+ */
+import type { Stop, StopReason } from '../../protocol/status.ts'
+import { assert } from './assert.ts'
+import { type Draft, instanceOf } from './draft.ts'
+import type { Permission } from './events.ts'
+import { freeLine, noteBag, releaseMachine, takeLine } from './lines.ts'
+import { ensureOrder, grantPayloadOf } from './order.ts'
+import { dropChecks } from './planning.ts'
+import { shortList } from './selection.ts'
+import type { Order, Project, Target } from './state.ts'
+import { placeKey } from './state.ts'
+import { bagOf, changeProject, changeTarget, hasEnded, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+
+/** Looks at every project that the event touched, until none is left. */
+export function advanceTouched(draft: Draft): void {
+  for (let id = draft.takeTouched(); id !== undefined; id = draft.takeTouched()) {
+    if (draft.get('projects', id) !== undefined) advance(draft, id)
+  }
+}
+
+/** Goes as far as it can without another event, then states what stops the project, if anything. */
+function advance(draft: Draft, id: string): void {
+  let project = projectOf(draft, id)
+  if (project.state === 'checking' && project.checksOpen === 0) project = changeProject(draft, id, { state: 'open' })
+  if (project.state === 'open' || project.cancelling !== null) {
+    project = passEnded(draft, project)
+    if (project.cursor >= project.targets && project.active === null && project.undecided.length === 0) {
+      closeProject(draft, project)
+      return
+    }
+    offerAhead(draft, projectOf(draft, id))
+  }
+  project = projectOf(draft, id)
+  const blocker = blockerOf(draft, project)
+  setStop(draft, project, blocker)
+  project = projectOf(draft, id)
+  if (blocker === null && isReadyToAsk(project)) askPermission(draft, project)
+}
+
+/** Moves the cursor over machines that have ended, and lets those pass that have nothing to do. */
+function passEnded(draft: Draft, project: Project): Project {
+  let cursor = project.cursor
+  while (cursor < project.targets) {
+    const target = targetOf(draft, project.id, cursor)
+    const blocked = project.checksOpen > 0 || project.undecided.length > 0 || project.approval === null || project.active !== null
+    if (!hasEnded(target) && target.isEmpty && !blocked && stopsOf(draft, project) === null) passTarget(draft, project, target)
+    else if (!hasEnded(target)) break
+    // A machine that failed and is not decided about keeps the cursor: retry must find it here.
+    else if (project.undecided.includes(cursor)) break
+    cursor += 1
+  }
+  return changeProject(draft, project.id, { cursor })
+}
+
+function passTarget(draft: Draft, project: Project, target: Target): void {
+  changeTarget(draft, target, { state: 'succeeded', startedAt: draft.at, endedAt: draft.at, message: 'nothing to do' })
+  releaseMachine(draft, target, { lastPatchedAt: draft.at })
+  sayOf(draft, project, { fact: 'machinePassed', machine: target.name })
+  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: nothing to do`)
+}
+
+/** The first target that still has to be granted, from the cursor on. */
+function nextTarget(draft: Draft, project: Project): Target | null {
+  return project.cursor < project.targets ? targetOf(draft, project.id, project.cursor) : null
+}
+
+function isReadyToAsk(project: Project): boolean {
+  return project.state === 'open' && project.active === null && project.ask === null && project.undecided.length === 0 && project.cancelling === null
+}
+
+/** A stop without its beginning; `sticky` ones never lift themselves. */
+type Blocker = Omit<Stop, 'since'>
+
+/** The one thing that keeps the project from its next grant, by urgency; null when nothing does. */
+function blockerOf(draft: Draft, project: Project): Blocker | null {
+  const change = project.change ?? ''
+  if (project.state === 'raising' || project.state === 'pending' || project.state === 'closed') return null
+  if (project.active !== null) return unknownBlocker(draft, project)
+  const [first] = project.undecided
+  if (first !== undefined) return failureBlocker(draft, project, targetOf(draft, project.id, first))
+  if (project.cancelling !== null) return null
+  const stop = stopsOf(draft, project)
+  if (stop !== null) return stop
+  if (project.checksOpen > 0) {
+    const reason = `${project.checksOpen} of ${project.targets} machines are planning again, to see that nothing has changed since the approval`
+    return { kind: 'waiting', code: 'checking', reason, lift: `wait; smith status ${change} --watch`, machine: null }
+  }
+  const target = nextTarget(draft, project)
+  if (target === null) return null
+  // A wait that has become a hold stays one until a person has looked.
+  if (project.stop?.kind === 'hold' && isWait(project.stop.code) && project.stop.machine === target.name) return withoutSince(project.stop)
+  return waitFor(draft, project, target)
+}
+
+function withoutSince(stop: Stop): Blocker {
+  return { kind: stop.kind, code: stop.code, reason: stop.reason, lift: stop.lift, machine: stop.machine }
+}
+
+function isWait(code: StopReason): boolean {
+  return ['window', 'change-on-hold', 'change-provider', 'cluster-busy', 'offline'].includes(code)
+}
+
+/** Stops that a person set, or that come with the approval. */
+function stopsOf(draft: Draft, project: Project): Blocker | null {
+  const change = project.change ?? ''
+  const { frozen } = instanceOf(draft)
+  if (frozen !== null) {
+    return { kind: 'hold', code: 'frozen', reason: `the instance is frozen by ${frozen.by}${because(frozen.reason)}`, lift: 'smith unfreeze', machine: null }
+  }
+  if (project.paused !== null) {
+    const reason = `paused by ${project.paused.by}${because(project.paused.reason)}`
+    return { kind: 'hold', code: 'paused', reason, lift: `smith resume ${change}`, machine: null }
+  }
+  if (project.approval === null) {
+    const reason = project.denied?.code === 'approval' ? project.denied.reason : 'the approval was withdrawn'
+    return { kind: 'hold', code: 'approval', reason, lift: `smith approve ${change}`, machine: null }
+  }
+  return null
+}
+
+function because(reason: string): string {
+  return reason === '' ? '' : `: ${reason}`
+}
+
+function unknownBlocker(draft: Draft, project: Project): Blocker | null {
+  const order = draft.get('orders', project.active ?? '')
+  if (order?.state !== 'unknown') return null
+  const change = project.change ?? ''
+  return {
+    kind: 'hold',
+    code: 'unknown',
+    reason: order.unknownReason ?? `we no longer know how the run on ${order.name} goes`,
+    lift: `smith resolve ${change} ${order.name} --as succeeded|failed --reason REASON`,
+    machine: order.name,
+  }
+}
+
+function failureBlocker(draft: Draft, project: Project, target: Target): Blocker {
+  const more = project.undecided.length > 1 ? ` (and ${project.undecided.length - 1} more: ${shortList(project.undecided.slice(1).map((index) => targetOf(draft, project.id, index).name))})` : ''
+  const isDrift = target.cause === 'plan-drift'
+  return {
+    kind: 'hold',
+    code: isDrift ? 'drift' : 'failed',
+    reason: `${target.name} failed: ${target.cause ?? 'internal'}: ${target.message ?? ''}${more}`.slice(0, 1900),
+    lift: `smith retry ${project.change ?? ''} ${target.name}`,
+    machine: target.name,
+  }
+}
+
+/** What the next machine waits for. */
+function waitFor(draft: Draft, project: Project, target: Target): Blocker | null {
+  const change = project.change ?? ''
+  const wait = (code: StopReason, reason: string, lift: string): Blocker => ({ kind: 'waiting', code, reason, lift, machine: target.name })
+  const line = draft.get('lines', `cluster:${target.cluster}`)
+  if (line !== undefined && !(line.project === project.id && line.target === target.index)) {
+    const other = draft.get('projects', line.project)
+    const lift = other?.stop == null ? `wait; smith status ${other?.change ?? ''}` : other.stop.lift
+    return wait('cluster-busy', `${target.cluster} is in use by ${other?.change ?? 'another project'} with ${line.machine}`, lift)
+  }
+  const session = draft.get('sessions', target.machine)
+  if (session === undefined) {
+    return wait('offline', `${target.name} has no live agent`, `start smith-agent on ${target.name}, or smith skip ${change} ${target.name} --reason REASON`)
+  }
+  if (session.impediment !== null) return wait('offline', `${target.name}: ${session.impediment.message}`, session.impediment.remedy)
+  if (project.denied === null || project.denied.code === 'approval') return null
+  return wait(project.denied.code, project.denied.reason, `smith status ${change}, or smith cancel ${change}`)
+}
+
+/** Records the stop; the same stop keeps its beginning, and a wait that lasts too long becomes a hold. */
+function setStop(draft: Draft, project: Project, blocker: Blocker | null): void {
+  const before = project.stop
+  if (blocker === null) {
+    if (before === null) return
+    changeProject(draft, project.id, { stop: null })
+    sayOf(draft, project, { fact: 'stopLifted', state: before.kind, reason: before.code })
+    return
+  }
+  const same = before !== null && before.code === blocker.code && before.machine === blocker.machine
+  const since = same ? before.since : draft.at
+  let kind = blocker.kind
+  let lift = blocker.lift
+  if (kind === 'waiting' && isWait(blocker.code) && blocker.code !== 'window' && draft.at - since >= draft.tools.settings.limits.waitMsMax) {
+    kind = 'hold'
+    lift = `smith resume ${project.change ?? ''}`
+  }
+  const stop: Stop = { ...blocker, kind, lift, since }
+  if (same && before.kind === kind && before.reason === stop.reason && before.lift === lift) return
+  // The ask was made for a line that was free of stops; an answer to it must grant nothing now.
+  changeProject(draft, project.id, { stop, ask: isWaitForProvider(blocker.code) ? project.ask : null })
+  sayOf(draft, project, { fact: 'stopSet', state: kind, reason: stop.reason, lift, ...(stop.machine === null ? {} : { machine: stop.machine }) })
+}
+
+function isWaitForProvider(code: StopReason): boolean {
+  return code === 'window' || code === 'change-on-hold' || code === 'change-provider'
+}
+
+export function askPermission(draft: Draft, project: Project): void {
+  if (project.change === null) return
+  const ask = { id: draft.tools.newId(), at: draft.at }
+  changeProject(draft, project.id, { ask })
+  draft.send({ to: 'change', call: { call: 'permission', project: project.id, change: project.change, ask: ask.id } })
+}
+
+/** The provider's answer to the project's ask: grants the next order in this very turn, or says why not. */
+export function usePermission(draft: Draft, id: string, ask: string, permission: Permission): void {
+  const project = projectOf(draft, id)
+  if (project.ask === null || project.ask.id !== ask) return
+  const { ask: asked } = project
+  changeProject(draft, id, { ask: null })
+  const age = draft.at - Math.min(asked.at, permission.readAt)
+  if (Math.min(asked.at, permission.readAt) < project.freeSince || age > draft.tools.settings.limits.permissionAgeMsMax) {
+    // Too old to count, so it is asked again; it says nothing about the change.
+    draft.touch(id)
+    return
+  }
+  const denied = denialOf(draft, project, permission)
+  changeProject(draft, id, { denied })
+  if (denied !== null) {
+    draft.touch(id)
+    return
+  }
+  const now = projectOf(draft, id)
+  const target = nextTarget(draft, now)
+  if (target === null || now.state !== 'open' || now.active !== null || now.cancelling !== null || blockerOf(draft, now) !== null) {
+    draft.touch(id)
+    return
+  }
+  grant(draft, now, target)
+}
+
+/** Why this permission permits nothing now. Any doubt denies. */
+function denialOf(draft: Draft, project: Project, permission: Permission): Project['denied'] {
+  if (permission.approval !== 'approved') return { code: 'approval', reason: approvalLost(permission) }
+  if (permission.digest !== project.digest) return { code: 'approval', reason: 'the approval is for another plan than the one at hand' }
+  if (permission.state !== 'open') return { code: 'approval', reason: 'the change is closed' }
+  if (permission.onHold) return { code: 'change-on-hold', reason: 'the change is on hold' }
+  const { window } = permission
+  if (window !== null && (draft.at < window.start || draft.at >= window.end)) return { code: 'window', reason: 'the window of the change is shut' }
+  return null
+}
+
+export function approvalLost(permission: Permission): string {
+  const by = permission.by === null ? '' : ` by ${permission.by}`
+  const why = permission.reason === null || permission.reason === '' ? '' : `: ${permission.reason}`
+  return permission.approval === 'requested' ? 'the change waits for approval' : `the approval was ${permission.approval}${by}${why}`
+}
+
+/** The linearisation point: takes both lines, raises the fence, commits, and only then is the grant sent. */
+function grant(draft: Draft, project: Project, target: Target): void {
+  assert(project.active === null, 'SER-1: the project already has an order in the works')
+  const instance = instanceOf(draft)
+  const machine = mustHave(draft.get('machines', target.machine), `machine ${target.machine}`)
+  const fence = Math.max(instance.fence, machine.fence) + 1
+  draft.put('instance', 'instance', { ...instance, fence })
+  const offered = ensureOrder(draft, project, target)
+  const order: Order = {
+    ...offered,
+    state: 'granted',
+    fence,
+    grantedAt: draft.at,
+    startBy: draft.at + draft.tools.settings.limits.grantLifeMs,
+    heardAt: draft.at,
+  }
+  draft.put('orders', order.id, order)
+  takeLine(draft, `project:${project.id}`, order)
+  takeLine(draft, `cluster:${target.cluster}`, order)
+  changeTarget(draft, target, { state: 'granted', order: order.id, attempt: order.attempt, startedAt: draft.at, endedAt: null, keepsLine: false })
+  changeProject(draft, project.id, { active: order.id })
+  setStop(draft, projectOf(draft, project.id), null)
+  sayOf(draft, project, { fact: 'orderGranted', machine: target.name, machineId: target.machine, order: order.id, fence })
+  draft.send({ to: 'agent', machine: target.machine, grant: grantPayloadOf(project, order, target) })
+  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: try ${order.attempt} granted`)
+}
+
+/** Lets the next machines download what their plan names, a few at a time; an offer has no authority. */
+function offerAhead(draft: Draft, project: Project): void {
+  if (project.state !== 'open' || project.approval === null || project.cancelling !== null || project.checksOpen > 0) return
+  let ahead = 0
+  for (let index = project.cursor; index < project.targets && ahead < draft.tools.settings.limits.prefetchAheadMax; index += 1) {
+    const target = targetOf(draft, project.id, index)
+    if (hasEnded(target) || target.isEmpty) continue
+    ahead += 1
+    if (target.state !== 'planned' || target.check === 'refused' || draft.get('sessions', target.machine) === undefined) continue
+    const order = ensureOrder(draft, project, target)
+    changeTarget(draft, target, { state: 'offered', order: order.id })
+    sayOf(draft, project, { fact: 'orderOffered', machine: target.name, order: order.id })
+    draft.send({ to: 'agent', machine: target.machine, offer: { order: order.id, planHash: target.planHash } })
+  }
+}
+
+/** Every machine has ended and been decided about: closes the change and leaves memory. */
+export function closeProject(draft: Draft, project: Project): void {
+  const { pass, fail, skipped, cancelled } = project.counts
+  const outcome = project.cancelling !== null && (cancelled > 0 || pass + fail === 0) ? 'cancelled' : fail > 0 ? 'failed' : 'complete'
+  const code = outcome === 'complete' ? (skipped > 0 ? 'successful_issues' : 'successful') : pass > 0 && fail === 0 ? 'successful_issues' : 'unsuccessful'
+  const notes = `${pass} passed, ${fail} failed, ${skipped} skipped, ${cancelled} cancelled${project.cancelling === null ? '' : `; cancelled by ${project.cancelling.by}${because(project.cancelling.reason)}`}`
+  const closed: Project = { ...project, state: 'closed', outcome, stop: null, ask: null, closedAt: draft.at, closeNotes: notes }
+  for (let index = 0; index < project.targets; index += 1) {
+    const target = targetOf(draft, project.id, index)
+    freeLine(draft, `cluster:${target.cluster}`, target)
+    releaseMachine(draft, target, {})
+    const order = target.order === null ? undefined : draft.get('orders', target.order)
+    if (order !== undefined) draft.retire('orders', order.id, order)
+    draft.retire('targets', placeKey(project.id, index), target)
+  }
+  for (let index = 0; index < project.bags; index += 1) draft.retire('bags', placeKey(project.id, index), bagOf(draft, project.id, index))
+  dropChecks(draft, project.id)
+  draft.retire('projects', project.id, closed)
+  if (project.change !== null) {
+    draft.retire('changes', project.change, { project: project.id })
+    draft.send({ to: 'change', call: { call: 'close', project: project.id, change: project.change, code, notes } })
+  }
+  sayOf(draft, closed, { fact: 'projectClosed', state: outcome, text: notes })
+}

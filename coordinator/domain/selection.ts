@@ -1,0 +1,278 @@
+/**
+ * Finds the machines that a request means and says why any of them can't be patched. Called by planning.ts (requests)
+ * and by the interface that lists machines. A name comes from enrolment and an address from the connection: nothing
+ * that a machine says of itself makes it be chosen.
+ */
+import type { Refusal } from '../../protocol/errors.ts'
+import { compareNaturally, compareText } from '../../protocol/natural-order.ts'
+import type { View } from './draft.ts'
+import type { Settings, Tools } from './events.ts'
+import { nearestNames } from './nearest.ts'
+import { type MachineWord, type ParsedRequest, machineWord, normalAddress } from './request.ts'
+import type { Machine, RequestOptions } from './state.ts'
+
+export type Chosen = { readonly machine: Machine; readonly matched: boolean }
+export type Selection = {
+  readonly machines: readonly Chosen[]
+  readonly skipped: readonly { readonly machine: Machine; readonly reason: string }[]
+  readonly region: string
+  readonly title: string
+  readonly refusals: readonly Refusal[]
+}
+/** The region of machines for which neither a label nor the configuration tells one. */
+export const NO_REGION = 'no-region'
+
+/** Every machine of the request in its order, with every reason against it at once. */
+export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools): Selection {
+  const refusals: Refusal[] = []
+  const excluded = new Set(
+    parsed.except.flatMap((word) => machinesOf(view, word, tools, refusals)).map(({ machine }) => machine.id),
+  )
+  const seen = new Set<string>()
+  const chosen = parsed.machines
+    .flatMap((word) => machinesOf(view, word, tools, refusals))
+    .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
+  if (chosen.length === 0 && refusals.length === 0) {
+    refusals.push({ kind: 'no-match', message: 'except: takes out every machine', remedy: 'name fewer machines after except:' })
+  }
+  const { machinesPerRequestMax } = tools.settings.limits
+  if (chosen.length > machinesPerRequestMax) {
+    refusals.push({
+      kind: 'too-many',
+      message: `${chosen.length} machines are more than one request may have (${machinesPerRequestMax})`,
+      remedy: 'ask for them in several requests',
+    })
+  }
+  const { kept, skipped } = sortOut(view, chosen, parsed, refusals)
+  const region = regionOf(chosen, tools, refusals)
+  return { machines: kept, skipped, region, title: titleOf(parsed, chosen), refusals }
+}
+
+function sortOut(view: View, chosen: readonly Chosen[], parsed: ParsedRequest, refusals: Refusal[]) {
+  const kept: Chosen[] = []
+  const skipped: { machine: Machine; reason: string }[] = []
+  for (const entry of chosen) {
+    const problem = impedimentOf(view, entry.machine, parsed.build)
+    if (problem === null) kept.push(entry)
+    else if (entry.matched && maySkip(problem, parsed)) skipped.push({ machine: entry.machine, reason: problem.message })
+    else refusals.push(problem)
+  }
+  if (kept.length === 0 && skipped.length > 0) {
+    refusals.push({
+      kind: 'no-match',
+      message: 'every machine that matches would be skipped',
+      remedy: 'see smith machines for why, and ask again when one of them can be patched',
+    })
+  }
+  return { kept, skipped }
+}
+
+/** Whether the request allows to leave a matched machine out for this reason. */
+export function maySkip(problem: Refusal, options: Pick<RequestOptions, 'offline' | 'busy'>): boolean {
+  if (problem.kind === 'machine-busy') return options.busy === 'skip'
+  if (problem.kind === 'machine-offline' || problem.kind === 'cannot-plan') return options.offline === 'skip'
+  return false
+}
+
+/** Why the machine can't be part of a new project now, or null. */
+export function impedimentOf(view: View, machine: Machine, build: string): Refusal | null {
+  if (machine.quarantined !== null) {
+    return {
+      kind: 'cannot-plan',
+      message: `${machine.name} is in quarantine: ${machine.quarantined}`,
+      subject: machine.name,
+      remedy: `find out which of the two is the real ${machine.name}, then smith enrol new --name ${machine.name} --replace`,
+    }
+  }
+  if (machine.project !== null) {
+    const change = view.get('projects', machine.project)?.change ?? 'a change that is being raised'
+    return {
+      kind: 'machine-busy',
+      message: `${machine.name} is in the open project ${change}`,
+      subject: machine.name,
+      remedy: `wait until it is closed (smith status ${change}), cancel it, or use except:${machine.name}`,
+    }
+  }
+  const session = view.get('sessions', machine.id)
+  if (session === undefined) {
+    return {
+      kind: 'machine-offline',
+      message: `${machine.name} has no live agent`,
+      subject: machine.name,
+      remedy: `look at the agent on ${machine.name} (/opt/smith-agent.log), or use except:${machine.name}`,
+    }
+  }
+  if (session.impediment !== null) {
+    return {
+      kind: 'cannot-plan',
+      message: `${machine.name} can't plan: ${session.impediment.message}`,
+      subject: machine.name,
+      remedy: session.impediment.remedy,
+    }
+  }
+  if (!machine.builds.includes(build) && !(machine.template && /^[0-9]+$/.test(build))) {
+    const known = machine.builds.length === 0 ? 'none' : machine.builds.join(', ')
+    return {
+      kind: 'unknown-build',
+      message: `${machine.name} does not know the build ${build}`,
+      subject: machine.name,
+      remedy: `it knows: ${known}; add /etc/smith/repos/${build}.sources on the machine`,
+    }
+  }
+  return null
+}
+
+function machinesOf(view: View, word: MachineWord, tools: Tools, refusals: Refusal[]): Chosen[] {
+  switch (word.kind) {
+    case 'name':
+      return named(view, word, refusals)
+    case 'address':
+      return addressed(view, word, refusals)
+    case 'pattern':
+      return matchedBy(view, word, tools, refusals)
+  }
+}
+
+function named(view: View, word: Extract<MachineWord, { kind: 'name' }>, refusals: Refusal[]): Chosen[] {
+  const machine = machineNamed(view, word.name)
+  if (machine !== undefined) return [{ machine, matched: false }]
+  const near = nearestNames(word.name, activeMachines(view).map((one) => one.name))
+  refusals.push({
+    kind: 'unknown-machine',
+    message: `there is no machine ${word.name}`,
+    subject: word.name,
+    position: { start: word.word.start, end: word.word.end },
+    remedy: near.length > 0 ? `did you mean ${near.join(' or ')}?` : 'smith machines lists those enrolled',
+  })
+  return []
+}
+
+function addressed(view: View, word: Extract<MachineWord, { kind: 'address' }>, refusals: Refusal[]): Chosen[] {
+  const found: Machine[] = []
+  for (const session of view.all('sessions')) {
+    if (normalAddress(session.address) !== word.address) continue
+    const machine = view.get('machines', session.machine)
+    if (machine !== undefined) found.push(machine)
+  }
+  const position = { start: word.word.start, end: word.word.end }
+  const [only] = found
+  if (found.length === 1 && only !== undefined) return [{ machine: only, matched: false }]
+  refusals.push(
+    only === undefined
+      ? {
+          kind: 'unknown-machine',
+          message: `no agent is connected from ${word.address}`,
+          subject: word.address,
+          position,
+          remedy: 'use the name of the machine; smith machines shows names and addresses',
+        }
+      : {
+          kind: 'bad-value',
+          message: `${word.address} is the address of ${found.length} agents: ${found.map((one) => one.name).toSorted(compareNaturally).join(', ')}`,
+          subject: word.address,
+          position,
+          remedy: 'use the name of the one you mean',
+        },
+  )
+  return []
+}
+
+function matchedBy(view: View, word: Extract<MachineWord, { kind: 'pattern' }>, tools: Tools, refusals: Refusal[]): Chosen[] {
+  const position = { start: word.word.start, end: word.word.end }
+  const compiled = tools.compilePattern(`^(?:${word.source})$`)
+  if ('problem' in compiled) {
+    refusals.push({
+      kind: 'bad-value',
+      message: `${word.word.text} is no regular expression: ${compiled.problem}`,
+      subject: word.word.text,
+      position,
+      remedy: 'mend it; look-around and back-references are not supported (RE2 syntax)',
+    })
+    return []
+  }
+  const found = activeMachines(view)
+    .filter((machine) => compiled.matches(machine.name))
+    .toSorted((a, b) => compareNaturally(a.name, b.name))
+  if (found.length === 0) {
+    refusals.push({
+      kind: 'no-match',
+      message: `no machine matches ${word.word.text}`,
+      subject: word.word.text,
+      position,
+      remedy: 'smith machines lists those enrolled',
+    })
+  }
+  return found.map((machine) => ({ machine, matched: true }))
+}
+
+/** The machines that a pattern, name or address means, for lists; the reason when the text is none of these. */
+export function findMachines(view: View, text: string, tools: Tools): { readonly machines: Machine[]; readonly refusals: Refusal[] } {
+  const word = machineWord({ text, start: 0, end: text.length })
+  if (word === null) {
+    return {
+      machines: [],
+      refusals: [{ kind: 'bad-value', message: `${text} is no name, address or pattern`, subject: text, remedy: 'use a name, or * and ?' }],
+    }
+  }
+  const refusals: Refusal[] = []
+  return { machines: machinesOf(view, word, tools, refusals).map(({ machine }) => machine), refusals }
+}
+
+export function machineNamed(view: View, name: string): Machine | undefined {
+  const entry = view.get('names', name)
+  return entry === undefined ? undefined : view.get('machines', entry.machine)
+}
+
+export function activeMachines(view: View): Machine[] {
+  return [...view.all('machines')].filter((machine) => machine.state === 'active')
+}
+
+/** The machine's own label, else the table of the configuration. */
+export function regionOfMachine(machine: Machine, tools: Tools): string {
+  if (machine.facts?.region != null && machine.facts.region !== '') return machine.facts.region
+  for (const { pattern, region } of tools.settings.regions) {
+    const compiled = tools.compilePattern(pattern)
+    if ('matches' in compiled && compiled.matches(machine.name)) return region
+  }
+  return NO_REGION
+}
+
+function regionOf(chosen: readonly Chosen[], tools: Tools, refusals: Refusal[]): string {
+  const byRegion = new Map<string, string[]>()
+  for (const { machine } of chosen) {
+    const region = regionOfMachine(machine, tools)
+    byRegion.set(region, [...(byRegion.get(region) ?? []), machine.name])
+  }
+  const regions = [...byRegion.keys()].toSorted(compareText)
+  if (regions.length > 1) {
+    const lists = regions.map((region) => `${region}: ${shortList(byRegion.get(region) ?? [])}`)
+    refusals.push({
+      kind: 'several-regions',
+      message: `the machines lie in ${regions.length} regions: ${lists.join('; ')}`,
+      remedy: 'ask for one region at a time',
+    })
+  }
+  return regions[0] ?? NO_REGION
+}
+
+/** At most five names, then how many more. */
+export function shortList(names: readonly string[]): string {
+  const shown = names.slice(0, 5).join(', ')
+  return names.length > 5 ? `${shown}, +${names.length - 5} more` : shown
+}
+
+function titleOf(parsed: ParsedRequest, chosen: readonly Chosen[]): string {
+  const [first] = chosen
+  if (chosen.length === 1 && first !== undefined) return first.machine.name
+  const [word] = parsed.machines
+  if (parsed.machines.length === 1 && word?.kind === 'pattern') return word.word.text
+  return `${chosen.length} machines`
+}
+
+/** The machine's label, else a configured pattern, else the name without its last role and number, else the name. */
+export function clusterOf(machine: Machine, tools: { readonly settings: Settings } & Pick<Tools, 'captureCluster'>): string {
+  if (machine.facts?.cluster != null && machine.facts.cluster !== '') return machine.facts.cluster
+  const captured = tools.captureCluster(machine.name)
+  if (captured !== null) return captured
+  return /^(.+)-[a-z]+-[0-9]+$/.exec(machine.name)?.[1] ?? machine.name
+}

@@ -1,0 +1,159 @@
+/**
+ * The honest answer to "how far is it, what failed, why": made from the rows of one project, live or finished, as
+ * data (protocol/status.ts) and as the text of DESIGN section 1, to the letter. Pure; called by api and chat.
+ */
+import type { ProjectState, Status, Stop } from '../../protocol/status.ts'
+import type { View } from './draft.ts'
+import type { Bag, Counts, Instant, Project, Target } from './state.ts'
+import { shortList } from './selection.ts'
+import { targetsOf, bagOf, countOf } from './targets.ts'
+
+/** The rows of one project. Finished ones come from the store. */
+export type ProjectRows = { readonly project: Project; readonly bags: readonly Bag[]; readonly targets: readonly Target[] }
+
+export function rowsOf(view: View, project: Project): ProjectRows {
+  return { project, targets: targetsOf(view, project), bags: Array.from({ length: project.bags }, (_, index) => bagOf(view, project.id, index)) }
+}
+
+export function projectState(project: Project): ProjectState {
+  if (project.state === 'closed') return project.outcome ?? 'complete'
+  if (project.state === 'raising' || project.state === 'pending') return 'pending'
+  if (project.stop !== null) return project.stop.kind === 'hold' ? 'held' : 'waiting'
+  return 'running'
+}
+
+/** Which bag a stop stands under: that of the machine it names, else that of the next machine. */
+function stopBag({ project, targets }: ProjectRows): number | null {
+  if (project.stop === null || project.state === 'closed') return null
+  const named = targets.find((target) => target.name === project.stop?.machine)
+  return named?.bag ?? targets[Math.min(project.cursor, targets.length - 1)]?.bag ?? null
+}
+
+function stateOf(counts: Counts, stop: Stop | null, isClosed: boolean): ProjectState {
+  const { pass, fail, unstarted, running, unknown, skipped, cancelled } = counts
+  if (unknown > 0) return 'held'
+  if (stop !== null) return stop.kind === 'hold' ? 'held' : 'waiting'
+  if (running > 0) return 'running'
+  if (unstarted > 0) return pass + fail + skipped === 0 || pass + fail === 0 ? 'pending' : 'running'
+  if (fail > 0) return 'failed'
+  if (cancelled > 0) return pass > 0 && !isClosed ? 'complete' : 'cancelled'
+  return 'complete'
+}
+
+function sumOf(bags: readonly Bag[]): Counts {
+  const zero: Counts = { pass: 0, fail: 0, unstarted: 0, running: 0, unknown: 0, skipped: 0, cancelled: 0 }
+  return bags.reduce((sum, bag) => {
+    const next = { ...sum }
+    for (const key of Object.keys(sum) as (keyof Counts)[]) next[key] += bag.counts[key]
+    return next
+  }, zero as { -readonly [Key in keyof Counts]: number })
+}
+
+export function statusOf(rows: ProjectRows, instance: string): Status {
+  const { project, bags, targets } = rows
+  const isClosed = project.state === 'closed'
+  const stopAt = stopBag(rows)
+  const numbers = [...new Set(bags.map((bag) => bag.phase))].toSorted((a, b) => a - b)
+  return {
+    change: project.change,
+    instance,
+    build: project.build,
+    region: project.region,
+    title: project.title,
+    requester: project.requester,
+    approvedBy: project.approval?.by ?? null,
+    state: projectState(project),
+    stop: isClosed || project.state === 'pending' ? null : project.stop,
+    digest: project.digest,
+    createdAt: project.createdAt,
+    closedAt: project.closedAt,
+    closeNotes: project.closeNotes,
+    totals: project.counts,
+    phases: numbers.map((number) => {
+      const inPhase = bags.filter((bag) => bag.phase === number)
+      const stop = inPhase.some((bag) => bag.index === stopAt) ? project.stop : null
+      return {
+        number,
+        name: inPhase.map((bag) => bag.name).join(', '),
+        state: stateOf(sumOf(inPhase), stop, isClosed),
+        bags: inPhase.map((bag) => ({
+          name: bag.name,
+          task: bag.task,
+          state: stateOf(bag.counts, bag.index === stopAt ? project.stop : null, isClosed),
+          machines: targets.filter((target) => target.bag === bag.index).map(machineStatus),
+        })),
+      }
+    }),
+  }
+}
+
+function machineStatus(target: Target): Status['phases'][number]['bags'][number]['machines'][number] {
+  const { name, state, order, attempt, step, progress, startedAt, endedAt, cause, message, reason, rebootPending } = target
+  return {
+    ...{ name, state, order, attempt, step, progress, startedAt, endedAt, cause, message, reason, rebootPending },
+    evidence: [...target.evidence],
+    advice: [...target.advice],
+  }
+}
+
+/** The text of DESIGN section 1, without a line end after the last line. `at` is for "for <time>". */
+export function renderStatus(status: Status, at: Instant): string {
+  const machines = status.phases.flatMap((phase) => phase.bags.flatMap((bag) => bag.machines))
+  const named = (count: keyof Counts) => machines.filter((machine) => countOf(machine.state) === count).map((machine) => machine.name)
+  const extra = (label: string, count: keyof Counts) => (named(count).length === 0 ? '' : `, ${label} ${shortList(named(count))}`)
+  const listed = (count: keyof Counts) => (named(count).length === 0 ? 'NONE' : shortList(named(count)))
+  const lines = [
+    `Project: ${status.change ?? ''} Patch: ${status.region} ${status.title} with Build \`${status.build}\``,
+    `TOTALS: Pass: ${status.totals.pass}, Failed ${listed('fail')}, Unstarted ${listed('unstarted')}` +
+      `${extra('Running', 'running')}${extra('Unknown', 'unknown')}${extra('Skipped', 'skipped')}${extra('Cancelled', 'cancelled')}`,
+  ]
+  const stopAt = status.stop === null ? null : bagOfStop(status)
+  for (const phase of status.phases) {
+    const inPhase = phase.bags.flatMap((bag) => bag.machines)
+    lines.push('', ` *Phase ${phase.number}*, ${phase.name}, \`${phase.state}\` Pass: ${tally(inPhase, 'pass')}, Fail: ${tally(inPhase, 'fail')} Unstarted: ${tally(inPhase, 'unstarted')}`)
+    for (const bag of phase.bags) {
+      lines.push(
+        `   Bag: *${bag.name}* - ${bag.task ?? ''}, State: \`${bag.state}\` MachineCount: ${bag.machines.length} Pass:${tally(bag.machines, 'pass')} Fail:${tally(bag.machines, 'fail')}`,
+        ...nowLines(bag.machines, at),
+        ...(status.stop !== null && bag === stopAt ? stopLines(status.stop) : []),
+      )
+    }
+  }
+  return lines.join('\n')
+}
+
+type Machines = Status['phases'][number]['bags'][number]['machines']
+
+function bagOfStop(status: Status): Status['phases'][number]['bags'][number] | null {
+  const bags = status.phases.flatMap((phase) => phase.bags)
+  const named = bags.find((bag) => bag.machines.some((machine) => machine.name === status.stop?.machine))
+  return named ?? bags.find((bag) => bag.state === 'held' || bag.state === 'waiting') ?? bags.at(-1) ?? null
+}
+
+function tally(machines: Machines, count: keyof Counts): number {
+  return machines.filter((machine) => countOf(machine.state) === count).length
+}
+
+function nowLines(machines: Machines, at: Instant): string[] {
+  return machines
+    .filter((machine) => countOf(machine.state) === 'running')
+    .map((machine) => {
+      const progress = machine.progress === null ? '' : ` ${machine.progress}`
+      return `       Now: ${machine.name} ${machine.step ?? machine.state}${progress} for ${duration(at - (machine.startedAt ?? at))}`
+    })
+}
+
+function stopLines(stop: Stop): string[] {
+  return [`       ${stop.kind === 'hold' ? 'Held' : 'Waiting'}: ${stop.reason}`, `       Lift: ${stop.lift}`]
+}
+
+/** `42s`, `3m 12s`, `1h 2m`, `2d 3h`. */
+export function duration(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000))
+  const minutes = Math.floor(seconds / 60)
+  const hours = Math.floor(minutes / 60)
+  if (hours >= 24) return `${Math.floor(hours / 24)}d ${hours % 24}h`
+  if (hours > 0) return `${hours}h ${minutes % 60}m`
+  if (minutes > 0) return `${minutes}m ${seconds % 60}s`
+  return `${seconds}s`
+}

@@ -1,0 +1,288 @@
+/**
+ * The store on SQLite: one process, one connection, one fsync per turn. A turn is one transaction; after an I/O error
+ * no further turn is committed, because what is on disk is no longer known. sqlite-open.ts asserts what it leans on.
+ */
+import Database from 'better-sqlite3'
+import { closeSync, existsSync, openSync, rmSync } from 'node:fs'
+import { RefusedError } from '../../protocol/errors.ts'
+import type { FeedRow } from '../../protocol/feed.ts'
+import type { RunRecord } from '../../protocol/files.ts'
+import type { LiveRow, Random, Store, Turn } from '../ports.ts'
+import type { LogAppend } from '../domain/events.ts'
+import { TABLES } from '../domain/state.ts'
+import type { Instant, TableName, Tables, Write } from '../domain/state.ts'
+import { publish, syncFile } from './durable.ts'
+import { type Batch, decodeBatch, encodeBatch } from './log-batches.ts'
+import { readMeta, writeMeta } from './migrations.ts'
+import { appendProblem, arrangeWrites, turnProblem } from './rules.ts'
+import { type SqliteOptions, epochOf, openDatabase } from './sqlite-open.ts'
+import { StoreError, messageOf } from './store-error.ts'
+
+const PAGES_PER_BACKUP_STEP = 1000
+
+type Handle = {
+  readonly db: Database.Database
+  readonly path: string
+  readonly prepare: (sql: string) => Database.Statement
+  last: { rev: number; at: Instant }
+  /** Why no further turn is committed, null while all is well. */
+  broken: string | null
+}
+
+/** Opens or makes the database and takes its lock; throws a RefusedError that says what to do when it can't. */
+export function openSqliteStore(options: SqliteOptions): Store {
+  const handle = openHandle(options)
+  const epoch = readMeta(handle.db, 'epoch') ?? ''
+  return {
+    epoch,
+    rev: () => handle.last.rev,
+    lastAt: () => handle.last.at,
+    load: () => loadLive(handle),
+    commit: (turn) => commit(handle, turn),
+    ...readsOf(handle),
+    backup: (path) => backup(handle, path),
+    close: () => {
+      handle.broken ??= 'it was closed'
+      handle.db.close()
+    },
+  }
+}
+
+function openHandle(options: SqliteOptions): Handle {
+  const db = openDatabase(options)
+  const last = db.prepare('SELECT rev, at FROM journal ORDER BY rev DESC LIMIT 1').get() as Handle['last'] | undefined
+  return { db, path: options.path, prepare: cachedPrepare(db), last: last ?? { rev: 0, at: 0 }, broken: null }
+}
+
+function cachedPrepare(db: Database.Database): Handle['prepare'] {
+  const statements = new Map<string, Database.Statement>()
+  return (sql) => {
+    const known = statements.get(sql)
+    if (known !== undefined) return known
+    const made = db.prepare(sql)
+    statements.set(sql, made)
+    return made
+  }
+}
+
+function commit(handle: Handle, turn: Turn): void {
+  if (handle.broken !== null)
+    throw new StoreError('closed', `the store ${handle.path} takes no more turns: ${handle.broken}`)
+  const problem = turnProblem(turn, handle.last)
+  if (problem !== null) throw new StoreError('conflict', problem)
+  try {
+    run(handle, 'BEGIN IMMEDIATE', [])
+    run(handle, 'INSERT INTO journal (rev, at, actor, facts) VALUES (?, ?, ?, ?)', [
+      turn.rev,
+      turn.at,
+      turn.row.actor,
+      JSON.stringify(turn.row.facts),
+    ])
+    for (const write of arrangeWrites(turn.writes)) writeRow(handle, write)
+    for (const append of turn.logs) appendLog(handle, append)
+    run(handle, 'COMMIT', [])
+  } catch (error) {
+    const failure = error instanceof StoreError ? error : new StoreError('io', messageOf(error), { cause: error })
+    if (failure.kind === 'io') handle.broken = `turn ${turn.rev} failed: ${failure.message}`
+    rollback(handle, failure)
+    throw failure
+  }
+  handle.last = { rev: turn.rev, at: turn.at }
+}
+
+function rollback(handle: Handle, failure: StoreError): void {
+  if (!handle.db.inTransaction) return
+  try {
+    handle.db.exec('ROLLBACK')
+  } catch (error) {
+    handle.broken = `${failure.message}; then ROLLBACK failed: ${messageOf(error)}`
+  }
+}
+
+/** Runs one statement; whatever it throws bears the SQL and the row that it was about. */
+function run(handle: Handle, sql: string, parameters: readonly unknown[], subject = ''): void {
+  try {
+    handle.prepare(sql).run(...parameters)
+  } catch (error) {
+    const code = error instanceof Database.SqliteError ? error.code : ''
+    const kind = code.startsWith('SQLITE_CONSTRAINT') ? 'conflict' : 'io'
+    const about = subject === '' ? '' : ` (${subject})`
+    throw new StoreError(
+      kind,
+      `${handle.path}: ${messageOf(error)}${code === '' ? '' : ` [${code}]`}${about} in: ${sql}`,
+      { sql, cause: error },
+    )
+  }
+}
+
+function writeRow(handle: Handle, write: Write): void {
+  const subject = `${write.table} ${write.key}`
+  if (write.row === null) return run(handle, `DELETE FROM "${write.table}" WHERE key = ?`, [write.key], subject)
+  run(
+    handle,
+    `INSERT INTO "${write.table}" (key, live, doc) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET live = excluded.live, doc = excluded.doc`,
+    [write.key, write.live ? 1 : 0, JSON.stringify(write.row)],
+    subject,
+  )
+}
+
+function appendLog(handle: Handle, append: LogAppend): void {
+  const upTo = handle
+    .prepare('SELECT upTo FROM logs WHERE "order" = ? ORDER BY first DESC LIMIT 1')
+    .pluck()
+    .get(append.order) as number | undefined
+  const problem = appendProblem(append, upTo ?? 0)
+  if (problem !== null) throw new StoreError('conflict', problem)
+  if (append.records.length === 0) return
+  const { codec, data } = encodeBatch(append.records)
+  const last = append.from + append.records.length - 1
+  run(
+    handle,
+    'INSERT INTO logs ("order", first, upTo, codec, data) VALUES (?, ?, ?, ?, ?)',
+    [append.order, append.from, last, codec, data],
+    `log of ${append.order}`,
+  )
+}
+
+/** Table by table, so that no statement stays open between two rows: an open one would refuse a commit. */
+function* loadLive(handle: Handle): Generator<LiveRow> {
+  for (const table of storedTables()) {
+    if (!TABLES[table].inView) continue
+    const rows = handle.prepare(`SELECT key, doc FROM "${table}" WHERE live = 1 ORDER BY key`).all() as {
+      key: string
+      doc: string
+    }[]
+    for (const row of rows) yield { table, key: row.key, row: JSON.parse(row.doc) }
+  }
+}
+
+function storedTables(): readonly TableName[] {
+  return (Object.keys(TABLES) as TableName[]).filter((table) => TABLES[table].stored)
+}
+
+/** Sorts after every key that begins with what stands before it (SQLite compares UTF-8 bytes). */
+const LAST_CHARACTER = '\u{10FFFF}'
+
+function readsOf(handle: Handle): Pick<Store, 'get' | 'list' | 'projects' | 'orders' | 'journal' | 'records'> {
+  const docs = <Name extends TableName>(sql: string, parameters: readonly unknown[]) =>
+    (
+      handle
+        .prepare(sql)
+        .pluck()
+        .all(...parameters) as string[]
+    ).map((doc) => JSON.parse(doc) as Tables[Name])
+  return {
+    get: <Name extends TableName>(table: Name, key: string) => {
+      if (!TABLES[table].stored) return undefined
+      const doc = handle.prepare(`SELECT doc FROM "${table}" WHERE key = ?`).pluck().get(key)
+      return typeof doc === 'string' ? (JSON.parse(doc) as Tables[Name]) : undefined
+    },
+    list: <Name extends TableName>(table: Name, prefix: string) =>
+      TABLES[table].stored
+        ? docs<Name>(`SELECT doc FROM "${table}" WHERE key >= ? AND key < ? ORDER BY key`, [
+            prefix,
+            prefix + LAST_CHARACTER,
+          ])
+        : [],
+    projects: ({ limit, before }) =>
+      docs<'projects'>('SELECT doc FROM projects WHERE createdAt < ? ORDER BY createdAt DESC, seq DESC LIMIT ?', [
+        before ?? Number.MAX_SAFE_INTEGER,
+        limit,
+      ]),
+    orders: (query) =>
+      'machine' in query
+        ? docs<'orders'>('SELECT doc FROM orders WHERE machine = ? ORDER BY seq', [query.machine])
+        : docs<'orders'>('SELECT doc FROM orders WHERE project = ? ORDER BY seq', [query.project]),
+    journal: ({ since, limit }) => {
+      const rows = handle
+        .prepare('SELECT rev, at, actor, facts FROM journal WHERE rev > ? ORDER BY rev LIMIT ?')
+        .all(since, limit)
+      return (rows as { rev: number; at: number; actor: string; facts: string }[]).map((row): FeedRow => ({
+        ...row,
+        facts: JSON.parse(row.facts) as FeedRow['facts'],
+      }))
+    },
+    records: (query) => recordsOf(handle, query),
+  }
+}
+
+/** Begins at the batch that holds the first record wanted and stops when the page is full. */
+function recordsOf(
+  handle: Handle,
+  query: { readonly order: string; readonly after: number; readonly limit: number },
+): readonly RunRecord[] {
+  const sql = `SELECT codec, data FROM logs WHERE "order" = ?
+    AND first >= coalesce((SELECT max(first) FROM logs WHERE "order" = ? AND first <= ?), 0) ORDER BY first`
+  const found: RunRecord[] = []
+  if (query.limit <= 0) return found
+  for (const batch of handle
+    .prepare(sql)
+    .iterate(query.order, query.order, query.after + 1) as IterableIterator<Batch>) {
+    for (const record of decodeBatch(batch)) {
+      if (record.n > query.after && found.length < query.limit) found.push(record)
+    }
+    if (found.length >= query.limit) break
+  }
+  return found
+}
+
+/**
+ * Copies page by page between turns, so that agents are served meanwhile; the copy is whole as of its last step.
+ * It gets its name only after it was checked and is on disk.
+ */
+async function backup(handle: Handle, path: string): Promise<void> {
+  if (existsSync(path)) {
+    throw new RefusedError([
+      { kind: 'exists', message: `${path} exists`, remedy: 'name a file that does not exist yet' },
+    ])
+  }
+  const partial = `${path}.partial`
+  rmSync(partial, { force: true })
+  closeSync(openSync(partial, 'wx', 0o600))
+  try {
+    await handle.db.backup(partial, { progress: () => PAGES_PER_BACKUP_STEP })
+    const copy = new Database(partial, { fileMustExist: true })
+    try {
+      // A single file: the copy must not need a write-ahead log beside it.
+      copy.pragma('journal_mode = DELETE')
+      const found = copy.pragma('integrity_check(5)', { simple: true })
+      if (found !== 'ok')
+        throw new StoreError('io', `the copy ${partial} is damaged: ${String(found)}`, {
+          sql: 'PRAGMA integrity_check',
+        })
+    } finally {
+      copy.close()
+    }
+    syncFile(partial)
+    publish(partial, path)
+  } catch (error) {
+    rmSync(partial, { force: true })
+    throw error
+  }
+}
+
+/** What a closed database file says of itself: for backups, and for a restore. */
+export function describeStoreFile(path: string): {
+  readonly rev: number
+  readonly epoch: string
+  readonly writtenBy: string
+} {
+  const db = new Database(path, { readonly: true, fileMustExist: true })
+  try {
+    const rev = Number(db.prepare('SELECT coalesce(max(rev), 0) FROM journal').pluck().get())
+    return { rev, epoch: readMeta(db, 'epoch') ?? '', writtenBy: readMeta(db, 'writtenBy') ?? '' }
+  } finally {
+    db.close()
+  }
+}
+
+/** Gives a closed database a new epoch, so that whoever followed its feed before starts anew. */
+export function renewEpoch(path: string, random: Random): void {
+  const db = new Database(path, { fileMustExist: true })
+  try {
+    db.pragma('synchronous = FULL')
+    writeMeta(db, 'epoch', epochOf(random))
+  } finally {
+    db.close()
+  }
+}

@@ -1,0 +1,28 @@
+/**
+ * The version of everything in this folder. Agents and coordinators of different ages meet on a site, so a change
+ * of what they say to each other is never silent: test/protocol/protocol.test.ts hashes every schema, limit and
+ * pattern of the folder and compares the hash with the last entry here. The names of the subprotocols carry the
+ * version, so two sides that differ part at the handshake.
+ */
+
+export type ProtocolEntry = {
+  readonly version: number
+  /** True once a release carried it: from then on its hash is never rewritten, and a change is a new version. */
+  readonly released: boolean
+  /** SHA-256 over the description of all that protocol/ exports. */
+  readonly hash: string
+  /** What changed against the version before, and what the other side notices of it. */
+  readonly change: string
+}
+
+/** One entry per version, oldest first. */
+export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
+  {
+    version: 1,
+    released: false,
+    hash: 'a673e661d155cb75d94843287ec2d7275e7227850f74f8d6f9cde0a8612f4f92',
+    change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
+  },
+]
+
+export const PROTOCOL_VERSION = 1
