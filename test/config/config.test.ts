@@ -1,0 +1,260 @@
+/** The coordinator's configuration: what it gives, and that a wrong one is refused whole, with the place. */
+import { RE2JS } from 're2js'
+import t from 'tap'
+import { CONFIG_REFERENCE, configReferenceText, loadConfig, parseConfig } from '../../coordinator/config.ts'
+import { lineOfKey } from '../../coordinator/config-lines.ts'
+
+const given = (text: string) => {
+  const answer = parseConfig(text, 'c.toml')
+  if (!answer.ok) throw new Error(answer.refusals.map((refusal) => refusal.message).join('\n'))
+  return answer.config
+}
+const refused = (text: string) => {
+  const answer = parseConfig(text, 'c.toml')
+  return answer.ok ? [] : answer.refusals.map(({ message, remedy }) => `${message} | ${remedy}`)
+}
+const minimal = 'instance = "prod"\n'
+
+t.test('[CFG-1] a file with nothing but the instance gives every default', async (tt) => {
+  const config = given(minimal)
+  tt.match(config, {
+    instance: 'prod',
+    listen: { host: '0.0.0.0', port: 7600 },
+    stateDir: '/var/lib/smith-coordinator',
+    adminSocket: '/run/smith-coordinator/admin.sock',
+    change: { provider: 'local' },
+    sockets: { pingMs: 15_000, deadMs: 45_000, authDeadlineMs: 5000 },
+  })
+  tt.match(config.settings, {
+    instance: 'prod',
+    clusters: [],
+    approval: { requesterMayApprove: false, localAdminMayApprove: false },
+    limits: {
+      planTimeMsMax: 120_000,
+      waitMsMax: 600_000,
+      silenceMsMax: 90_000,
+      grantLifeMs: 600_000,
+      permissionAgeMsMax: 10_000,
+      permissionRetryMs: 10_000,
+      changePollMs: 15_000,
+    },
+  })
+})
+
+t.test('[CFG-1] what a file gives is what the coordinator gets, each bound in seconds', async (tt) => {
+  const config = given(`
+instance = "dev"
+listen = "[::1]:0"
+state_dir = "/srv/smith"
+admin_socket = "/srv/admin.sock"
+[change]
+provider = "local"
+requester_may_approve = true
+local_admin_may_approve = true
+[clusters]
+patterns = ["^(.+)-node-[0-9]+$"]
+[limits]
+wait_max = 1.5
+silence_max = 2
+plan_max = 3
+grant_life = 4
+permission_age_max = 5
+permission_retry = 6
+change_poll = 0.25
+ping = 8
+dead = 16
+auth_deadline = 9
+machines_per_request = 10
+plans_in_parallel = 11
+prefetch_ahead = 0
+`)
+  tt.match(config, {
+    instance: 'dev',
+    listen: { host: '::1', port: 0 },
+    stateDir: '/srv/smith',
+    adminSocket: '/srv/admin.sock',
+    sockets: { pingMs: 8000, deadMs: 16_000, authDeadlineMs: 9000 },
+  })
+  tt.same(config.settings.clusters, [{ pattern: '^(.+)-node-[0-9]+$' }])
+  tt.same(config.settings.approval, { requesterMayApprove: true, localAdminMayApprove: true })
+  tt.same(config.settings.limits, {
+    machinesPerRequestMax: 10,
+    plansInParallelMax: 11,
+    prefetchAheadMax: 0,
+    planTimeMsMax: 3000,
+    waitMsMax: 1500,
+    silenceMsMax: 2000,
+    grantLifeMs: 4000,
+    permissionAgeMsMax: 5000,
+    permissionRetryMs: 6000,
+    changePollMs: 250,
+  })
+})
+
+t.test('[CFG-2] a wrong value is refused with file, line, key and what is accepted, all at once', async (tt) => {
+  tt.same(
+    refused(
+      'instance = "prod"\nlisten = "7600"\n\n[limits]\n# a comment\nwait_max = "long"\ngrant_life = 601\npings = 3\n[change]\nprovider = "servicenow"\n',
+    ),
+    [
+      'c.toml:2: listen can\'t be "7600" | give host:port, an IPv6 address in brackets',
+      'c.toml:10: change.provider can\'t be "servicenow" | give "local"',
+      'c.toml:8: limits.pings is no key of the configuration | did you mean limits.ping?',
+      'c.toml:6: limits.wait_max can\'t be "long" | give seconds, 0.1 to 604800',
+      "c.toml:7: limits.grant_life can't be 601 | give seconds, 1 to 600",
+    ],
+  )
+})
+
+t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
+  const wrong: Record<string, readonly string[]> = {
+    instance: ['""', '"Prod"', '7', '"a b"'],
+    listen: ['"0.0.0.0"', '"0.0.0.0:65536"', '":7600"', '7600', '"::1:7600"'],
+    state_dir: ['"var/lib"', '""', '["/a"]'],
+    admin_socket: ['"admin.sock"'],
+    regions: ['"dal"', '{ "da l" = "us" }', '{ dal = "US South" }', '{ dal = 3 }', '{ "dal10" = "" }'],
+    'change.provider': ['"snow"', '1'],
+    'change.requester_may_approve': ['"yes"', '1'],
+    'change.local_admin_may_approve': ['"true"'],
+    'clusters.patterns': ['"x"', '["(a"]', '["a"]', '["(a)(b)"]', '[1]', '["(?=a)(b)"]'],
+    ...Object.fromEntries(
+      CONFIG_REFERENCE.filter(({ key }) => key.startsWith('limits.')).map(({ key }) => [
+        key,
+        ['-1', '"10"', 'true', 'nan', 'inf', '1e12'],
+      ]),
+    ),
+    'limits.permission_age_max': ['10.5', '0'],
+    'limits.machines_per_request': ['1.5', '0'],
+  }
+  tt.same(
+    Object.keys(wrong).toSorted(compare),
+    CONFIG_REFERENCE.map(({ key }) => key).toSorted(compare),
+    'every key is tried',
+  )
+  for (const [key, values] of Object.entries(wrong)) {
+    for (const value of values) {
+      const [section, name] = key.includes('.') ? key.split('.') : ['', key]
+      const text = `${key === 'instance' ? '' : minimal}${section === '' ? '' : `[${section}]\n`}${name} = ${value}\n`
+      tt.match(
+        refused(text).join('\n'),
+        new RegExp(`c\\.toml:\\d+: ${key.replace('.', '\\.')} can't be`),
+        `${key} = ${value}`,
+      )
+    }
+  }
+})
+
+const compare = (left: string, right: string) => (left < right ? -1 : left > right ? 1 : 0)
+
+t.test('[CFG-3] an unknown key or section is refused with the nearest name, anywhere', async (tt) => {
+  tt.same(refused('instanse = "prod"\n'), [
+    'c.toml:1: instanse is no key of the configuration | did you mean instance?',
+    'c.toml: instance is missing | give a short name: lower-case letters, digits and -',
+  ])
+  tt.same(refused(`${minimal}[limit]\nping = 3\n`), [
+    'c.toml:2: limit is no key of the configuration | did you mean limits?',
+  ])
+  tt.match(refused(`${minimal}[change]\npassword = "x"\n`), [
+    /^c\.toml:3: change\.password is no key of the configuration \| known here: provider, /,
+  ])
+  tt.match(refused(`${minimal}"__proto__" = 1\n`), [/is no key/])
+  tt.match(refused(`${minimal}limits = 3\n`), [/c\.toml:2: limits can't be 3 \| write a section: \[limits\]/])
+  tt.match(refused(`${minimal}[[limits]]\nping = 3\n`), [/c\.toml:2: limits can't be/])
+})
+
+t.test('[CFG-3] text that is no TOML is refused with its line, and so is a key given twice', async (tt) => {
+  tt.match(refused(`${minimal}\nlisten = \n`), [/^c\.toml:3: /])
+  tt.match(refused(`${minimal}${minimal}`), [/^c\.toml:2: /])
+})
+
+t.test('[CFG-4] bounds that only make sense together are checked together', async (tt) => {
+  tt.match(refused(`${minimal}[limits]\nping = 30\n`), [
+    /limits\.dead is 45 with limits\.ping at 30 \| give limits\.dead at least twice/,
+  ])
+  tt.same(refused(`${minimal}[limits]\nping = 30\ndead = 60\n`), [])
+})
+
+t.test('[CFG-5] regions are told by a part of the name; what a file gives stands before the defaults', async (tt) => {
+  const regionOf = (name: string, text = minimal) =>
+    given(text).settings.regions.find(({ pattern }) => RE2JS.compile(pattern).matcher(name).find())?.region ?? null
+  for (const [name, region] of [
+    ['prod-dal10-carrier3-worker-11', 'us-south'],
+    ['prod-syd05-carrier1-worker-1005', 'ap-south'],
+    ['wdc-1', 'us-east'],
+    ['web.fra02', 'eu-central'],
+    ['prod-lon-1', 'uk-south'],
+    ['x-tok99', 'ap-north'],
+    ['prod-medal10-1', null],
+    ['prod-dallas-1', null],
+    ['prod-dal10x-1', null],
+  ] as const) {
+    tt.equal(regionOf(name), region, name)
+  }
+  const own = `${minimal}[regions]\npar = "eu-west"\ndal = "us-dallas"\n`
+  tt.equal(regionOf('prod-par1-a', own), 'eu-west')
+  tt.equal(regionOf('prod-dal10-a', own), 'us-dallas')
+  tt.equal(regionOf('prod-syd05-a', own), 'ap-south')
+  tt.equal(
+    regionOf('prod-par1-dal10', `${minimal}[regions]\nzzz = "z"\npar = "eu-west"\n`),
+    'eu-west',
+    'given ones first',
+  )
+})
+
+t.test('[CFG-6] the reference names every key with its default, and its defaults are accepted', async (tt) => {
+  const text = configReferenceText()
+  for (const { key, about, accepted } of CONFIG_REFERENCE) {
+    tt.ok(text.includes(`${key}\n    ${about}\n    ${accepted}; `), key)
+    tt.ok(about.length > 15 && accepted.length > 3)
+  }
+  const sections = new Map<string, string[]>()
+  for (const { key, fallback } of CONFIG_REFERENCE) {
+    const [section, name] = key.includes('.')
+      ? [key.slice(0, key.indexOf('.')), key.slice(key.indexOf('.') + 1)]
+      : ['', key]
+    sections.set(section, [...(sections.get(section) ?? []), `${name} = ${fallback ?? '"prod"'}`])
+  }
+  const whole = [...sections].map(
+    ([section, lines]) => `${section === '' ? '' : `[${section}]\n`}${lines.join('\n')}\n`,
+  )
+  const top = whole.toSorted((left, right) => Number(left.startsWith('[')) - Number(right.startsWith('['))).join('')
+  tt.same(given(top), given(minimal))
+})
+
+t.test('[CFG-7] a file that can not be read is refused with what to write', async (tt) => {
+  const folder = tt.testdir({ 'good.toml': minimal })
+  tt.match(loadConfig(`${folder}/none.toml`), {
+    ok: false,
+    refusals: [{ kind: 'unavailable', message: /none\.toml/, remedy: /instance = "prod".*--config/ }],
+  })
+  tt.match(loadConfig(`${folder}/good.toml`), { ok: true, config: { instance: 'prod' } })
+})
+
+t.test('[CFG-2] the line of a key is found in every way of writing it', async (tt) => {
+  const text = [
+    'a = 1',
+    'long = """',
+    'b = 2',
+    '"""',
+    "'q.r' = 3",
+    '[x."y z"]',
+    '  c.d = 4 # e = 5',
+    'inline = { f = 6 }',
+    '[[list]]',
+    'g = """one line"""',
+    'h = 7',
+  ].join('\n')
+  const lines: readonly (readonly [readonly string[], number | null])[] = [
+    [['a'], 1],
+    [['b'], null],
+    [['q.r'], 5],
+    [['x', 'y z'], 6],
+    [['x', 'y z', 'c', 'd'], 7],
+    [['x', 'y z', 'inline', 'f'], 8],
+    [['list', 'g'], 10],
+    [['list', 'h'], 11],
+    [['list', 'missing'], 9],
+    [['none'], null],
+  ]
+  for (const [path, line] of lines) tt.equal(lineOfKey(text, path), line, path.join('.'))
+})
