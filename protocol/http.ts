@@ -184,9 +184,12 @@ export const backupBodySchema = v.strictObject({
   path: v.pipe(v.string(), v.startsWith('/'), v.maxLength(4096)),
   passphrase: v.pipe(v.string(), v.minLength(8), v.maxLength(1000)),
 })
+export type BackupAnswer = v.InferOutput<typeof backupAnswerSchema>
 export const backupAnswerSchema = v.strictObject({ path: v.string(), bytes: countSchema, sha256: sha256Schema, rev: countSchema })
 
 const none = v.strictObject({})
+/** Seconds to wait for an answer other than `planning` or `raising`, at most 30. */
+const waitQuery = v.strictObject({ wait: v.optional(v.string()) })
 const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.optional(v.string()) })
 /**
  * Every route, by the name that server and client share. `role` is the least role that may call it ('none': no
@@ -195,7 +198,7 @@ const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.opt
 export const ROUTES = {
   who: { method: 'GET', path: '/api/v1/who', role: 'viewer', query: none, body: null, answer: whoSchema },
   requestMake: { method: 'POST', path: '/api/v1/requests', role: 'viewer', query: none, body: requestBodySchema, answer: requestViewSchema },
-  request: { method: 'GET', path: '/api/v1/requests/:request', role: 'viewer', query: none, body: null, answer: requestViewSchema },
+  request: { method: 'GET', path: '/api/v1/requests/:request', role: 'viewer', query: waitQuery, body: null, answer: requestViewSchema },
   projects: { method: 'GET', path: '/api/v1/projects', role: 'viewer', query: limitQuery, body: null, answer: projectListSchema },
   project: { method: 'GET', path: '/api/v1/projects/:change', role: 'viewer', query: none, body: null, answer: projectViewSchema },
   plan: { method: 'GET', path: '/api/v1/projects/:change/plan', role: 'viewer', query: none, body: null, answer: planViewSchema },

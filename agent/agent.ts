@@ -1,0 +1,217 @@
+/**
+ * The unprivileged half of the agent as a step machine over its ports: says hello with everything in hand, answers
+ * plans and downloads, drops grants for the runner and ships what it records. `createAgent(ports)` is what main, the
+ * tests and the simulator call.
+ * Invariant: nothing is said that is not on the disk, and nothing the agent does begins, stops or changes a run.
+ */
+import { type AgentFrame, ORDERS_IN_HAND_MAX } from '../protocol/agent.ts'
+import { unreachable } from '../protocol/errors.ts'
+import { listNames } from './disk/disk.ts'
+import { fenceHighWater } from './disk/order-state.ts'
+import type { AgentPorts, Cancel } from './ports.ts'
+import { type Connection, type ConnectionState, type WorkFrame, createConnection } from './session/connection.ts'
+import { type Errands, createErrands } from './session/errands.ts'
+import { dropDownloads, forget, isForgotten, mostUrgent, ordersOnDisk, sweepForgotten } from './session/evidence.ts'
+import { guard } from './session/guard.ts'
+import { dropGrant, dropRevoke } from './session/inbox.ts'
+import { type RunnerKeeper, createRunnerKeeper } from './session/runner-keeper.ts'
+import { type Shipping, createShipping } from './session/shipping.ts'
+
+/** After a sign that files changed, they are looked at so much later, since signs come in swarms. */
+const SETTLE_MS = 40
+
+export type Agent = {
+  readonly start: () => void
+  /** Ends the connection and all timers; runs go on, since they are not the agent's. */
+  readonly stop: () => void
+  readonly state: () => ConnectionState
+}
+
+type State = {
+  readonly ports: AgentPorts
+  readonly incarnation: string
+  readonly connection: Connection
+  readonly shipping: Shipping
+  readonly errands: Errands
+  readonly keeper: RunnerKeeper
+  poll: Cancel | null
+  pollAt: number
+  stopped: boolean
+}
+
+export function createAgent(ports: AgentPorts, onState: (state: ConnectionState) => void = () => {}): Agent {
+  const connection = createConnection(
+    ports,
+    { onReady: () => onReady(s), onFrame: (frame) => onFrame(s, frame), onDown: () => s.shipping.onDisconnected() },
+    onState,
+  )
+  const s: State = {
+    ports,
+    incarnation: Buffer.from(ports.random.bytes(16)).toString('hex'),
+    connection,
+    shipping: createShipping(ports, {
+      sendText: connection.sendText,
+      bufferedBytes: connection.bufferedBytes,
+      onChange: () => schedule(s, SETTLE_MS),
+    }),
+    // An answer that finds no connection is asked for again after the next hello.
+    errands: createErrands(ports, (frame) => void connection.send(frame)),
+    keeper: createRunnerKeeper(
+      ports,
+      () => isRunnerNeeded(s),
+      () => schedule(s, 0),
+    ),
+    poll: null,
+    pollAt: 0,
+    stopped: false,
+  }
+  return {
+    start: () => {
+      discover(s)
+      schedule(s, 0)
+      connection.start()
+    },
+    stop: () => {
+      s.stopped = true
+      s.poll?.()
+      s.keeper.stop()
+      connection.stop()
+    },
+    state: connection.state,
+  }
+}
+
+/** Takes up every order of the disk that the coordinator has not let go. */
+function discover(s: State): void {
+  const { disk, layout, log } = s.ports
+  guard(log, 'looking for orders', { folder: layout.orders }, () => {
+    const present = ordersOnDisk(disk, layout)
+    for (const order of present) if (!isForgotten(disk, layout, order)) s.shipping.track(order)
+    sweepForgotten(disk, layout, present)
+  })
+}
+
+/** Looks at the files once, later; sooner if that was asked for sooner. Nothing is armed while no order is open. */
+function schedule(s: State, delayMs: number): void {
+  if (s.stopped) return
+  const dueAt = s.ports.clock.monotonicNow() + delayMs
+  // A stream of signs must not put the look off for ever.
+  if (s.poll !== null && s.pollAt <= dueAt) return
+  s.poll?.()
+  s.pollAt = dueAt
+  s.poll = s.ports.clock.after(delayMs, () => {
+    s.poll = null
+    s.shipping.look()
+    s.keeper.check()
+    if (s.shipping.hasUntoldRefusal()) s.connection.renew('a grant was refused here, which a new hello tells')
+    if (s.poll === null && s.shipping.isBusy()) schedule(s, s.ports.limits.pollMs)
+  })
+}
+
+function isRunnerNeeded(s: State): boolean {
+  const { disk, layout, log } = s.ports
+  const waiting = guard(log, 'looking into the inbox', { folder: layout.inbox }, () =>
+    [layout.inbox, layout.taken].some((folder) => listNames(disk, folder).length > 0),
+  )
+  return waiting === true || s.shipping.hasUnfinished()
+}
+
+function onReady(s: State): void {
+  const { ports } = s
+  discover(s)
+  const fence = guard(ports.log, 'reading the fence', { path: ports.layout.fence }, () =>
+    fenceHighWater(ports.disk, ports.layout),
+  )
+  const described = ports.describe()
+  const orders = s.shipping.inHand()
+  if (orders.length > ORDERS_IN_HAND_MAX)
+    ports.log.warn({ orders: orders.length, told: ORDERS_IN_HAND_MAX }, 'more orders in hand than a hello can tell')
+  const hello: AgentFrame = {
+    t: 'hello',
+    name: ports.identity.name,
+    facts: described.facts,
+    bootId: described.bootId,
+    incarnation: s.incarnation,
+    fence: fence ?? 0,
+    at: ports.clock.wallNow(),
+    builds: [...described.builds],
+    template: described.template,
+    impediment:
+      fence === undefined
+        ? {
+            kind: 'internal',
+            message: `${ports.layout.fence} can't be read, so it can't be told which grant is the newest`,
+            remedy: 'See the journal of smith-agent on the machine, and repair the file or enrol the machine again.',
+          }
+        : described.impediment,
+    orders: mostUrgent(orders, ORDERS_IN_HAND_MAX),
+  }
+  ports.log.info(
+    { orders: hello.orders.length, fence: hello.fence, impediment: hello.impediment?.message },
+    'connected to the coordinator',
+  )
+  s.connection.send(hello)
+  s.shipping.onConnected()
+  schedule(s, 0)
+}
+
+function onFrame(s: State, frame: WorkFrame): void {
+  const { log } = s.ports
+  switch (frame.t) {
+    case 'plan':
+      s.errands.onPlan(frame)
+      return
+    case 'offer':
+      s.errands.onOffer(frame)
+      return
+    case 'grant':
+      guard(log, 'keeping a grant', { order: frame.order }, () => onGrant(s, frame))
+      return
+    case 'revoke':
+      guard(log, 'keeping a revoke', { order: frame.order }, () => onRevoke(s, frame.order))
+      return
+    case 'ack':
+      s.shipping.onAck(frame.order, frame.upTo)
+      return
+    case 'forget':
+      guard(log, 'letting an order go', { order: frame.order }, () => onForget(s, frame.order))
+      return
+    default:
+      unreachable(frame)
+  }
+}
+
+function onGrant(s: State, frame: Extract<WorkFrame, { t: 'grant' }>): void {
+  const { disk, layout, identity, log } = s.ports
+  s.errands.endOffer(frame.order)
+  const dropped = dropGrant(disk, layout, identity.machine, frame)
+  if ('problem' in dropped) {
+    log.error({ order: frame.order, problem: dropped.problem }, 'a grant was not taken')
+    return
+  }
+  log.info({ order: frame.order, fence: dropped.fence }, 'grant received')
+  s.shipping.expect(frame.order)
+  s.connection.send({ t: 'granted', order: frame.order, fence: dropped.fence })
+  schedule(s, 0)
+}
+
+function onRevoke(s: State, order: string): void {
+  s.errands.endOffer(order)
+  dropRevoke(s.ports.disk, s.ports.layout, order)
+  s.ports.log.info({ order }, 'revoke received')
+  s.shipping.expect(order)
+  schedule(s, 0)
+}
+
+function onForget(s: State, order: string): void {
+  const { disk, layout, log } = s.ports
+  const evidence = s.shipping.evidence(order)
+  if (evidence === 'inbox' || evidence === 'claimed' || evidence === 'latched') {
+    log.warn({ order, evidence }, 'the coordinator lets go an order that has no result here; it stays in hand')
+    return
+  }
+  s.errands.endOffer(order)
+  if (evidence === null) dropDownloads(disk, layout, order)
+  else forget(disk, layout, order)
+  s.shipping.drop(order)
+}

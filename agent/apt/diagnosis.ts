@@ -1,0 +1,224 @@
+/**
+ * Names the cause of a failed step from its exit status and output: one of a closed set, the decisive lines quoted,
+ * and what to try next. Only labels come from here; no flag, retry or step ever depends on it. Pure.
+ */
+import type { Cause, Step } from '../../protocol/files.ts'
+import type { ProcessEnd } from './processes.ts'
+
+export type Diagnosis = {
+  readonly cause: Cause
+  readonly message: string
+  readonly evidence: readonly string[]
+  readonly advice: readonly string[]
+}
+export type Symptoms = { readonly end: ProcessEnd; readonly output: string; readonly step: Step }
+
+/** What the hook prints before each reason, so that its refusal is told from a failing package. */
+export const DRIFT_MARK = 'smith: not in the approved plan: '
+
+type Rule = {
+  readonly cause: Cause
+  readonly steps?: readonly Step[]
+  readonly pattern: RegExp
+  readonly message: (match: RegExpExecArray) => string
+  readonly advice: readonly string[]
+}
+
+/** In this order: the first that matches any line names the cause, so what explains other errors stands first. */
+const RULES: readonly Rule[] = [
+  {
+    cause: 'plan-drift',
+    pattern: /^smith: not in the approved plan: (.*)$/m,
+    message: (match) => `apt was about to do what was not approved, and was stopped with nothing changed: ${match[1]}`,
+    advice: ['Plan again and have the new plan approved.'],
+  },
+  {
+    cause: 'disk',
+    pattern:
+      /No space left on device|You don't have enough free space in (\S+)|Disk quota exceeded|Read-only file system/,
+    message: (match) =>
+      /Read-only/.test(match[0])
+        ? 'a filesystem is read-only'
+        : `the disk is full${match[1] === undefined ? '' : ` at ${match[1]}`}`,
+    advice: ['Free space on the machine (df -h, apt-get clean, old kernels in /boot), then retry.'],
+  },
+  {
+    cause: 'lock',
+    pattern:
+      /^E: Could not get lock (\S+?)\.?( It is held by process (\d+) \((.+?)\))?$|(?:frontend|database) lock was locked by another process(?: with pid (\d+))?|^E: Unable to (?:acquire the dpkg frontend lock|lock directory)/m,
+    message: (match) => {
+      const pid = match[3] ?? match[5]
+      const holder =
+        pid === undefined ? 'another program' : `process ${pid}${match[4] === undefined ? '' : ` (${match[4]})`}`
+      return `${holder} holds the lock of apt or dpkg${match[1] === undefined ? '' : ` (${match[1]})`}`
+    },
+    advice: ['Let that program end (ps -fp PID), then retry. Never delete a lock file.'],
+  },
+  {
+    cause: 'clock',
+    pattern: /Release file for (\S+) is (not valid yet|not yet valid|expired)[^\n]*/,
+    message: (match) => `the repository's Release file is ${match[2]} by this machine's clock`,
+    advice: [
+      'Compare date -u with a clock that is right and mend time synchronisation; if the clock is right, the repository must be signed again.',
+    ],
+  },
+  {
+    cause: 'repo',
+    steps: ['update', 'replan', 'fetch'],
+    pattern:
+      /NO_PUBKEY \S+|EXPKEYSIG \S+|BADSIG \S+|REVKEYSIG \S+|is not signed\.|does not have a Release file|no longer has a Release file|Hash Sum mismatch|File has unexpected size[^\n]*|Clearsigned file isn't valid[^\n]*|changed its '\S+' value[^\n]*|Malformed (?:entry|stanza|line)[^\n]*|The list of sources could not be read|Unable to parse package file[^\n]*|Encountered a section with no Package: header/,
+    message: (match) => `the repository can't be used: ${match[0]}`,
+    advice: ['This is the same for every machine: have the repository mended (index, signature, key), then retry.'],
+  },
+  {
+    cause: 'dpkg-interrupted',
+    pattern:
+      /dpkg was interrupted, you must manually run[^\n]*|The package (\S+) needs to be reinstalled, but I can't find an archive for it/,
+    message: (match) =>
+      match[1] === undefined
+        ? 'dpkg was interrupted before'
+        : `${match[1]} is half installed and its archive is in no repository`,
+    advice: ['Run dpkg --audit on the machine; plan again, so that the repair is part of the plan.'],
+  },
+  {
+    cause: 'conffile',
+    pattern: /end of file on stdin at conffile prompt|conffile '([^']+)'[^\n]*|EOF on stdin at conffile prompt/,
+    message: (match) =>
+      `a package asked what to do with a changed configuration file${match[1] === undefined ? '' : ` (${match[1]})`}`,
+    advice: ['Settle the configuration file by hand, then retry.'],
+  },
+  {
+    cause: 'maintainer-script',
+    steps: ['install', 'post-checks'],
+    pattern:
+      /(?:(installed|new|old) )?(\S+) package (\S+) (?:script )?subprocess (?:returned error exit status \d+|was killed by signal[^\n]*|was interrupted)/,
+    message: (match) => `the ${match[3]} script of ${match[2]} failed: ${match[0].replace(/^.*subprocess /, '')}`,
+    advice: [
+      'Read the lines that the script printed above the error, mend what it complains of, then retry: the retry repairs the package first.',
+    ],
+  },
+  {
+    cause: 'apt-hold',
+    pattern: /Held packages were changed and -y was used|have held broken packages|held broken packages/,
+    message: () => 'apt holds stand in the way of the upgrade',
+    advice: ['See apt-mark showhold on the machine; release the hold or change the plan.'],
+  },
+  {
+    cause: 'repo',
+    steps: ['update', 'replan'],
+    pattern: /unmet dependencies|Unable to correct problems/,
+    message: () => 'the repository does not satisfy its own dependencies on this machine',
+    advice: ['Run apt-get -s dist-upgrade on the machine; have the repository completed.'],
+  },
+  {
+    cause: 'fetch',
+    pattern:
+      /Could not resolve '([^']+)'|Temporary failure resolving '([^']+)'|Could not connect to (\S+)|Connection (?:failed|timed out|refused|reset)[^\n]*|Unable to connect to (\S+?):?(?:\s|$)|Certificate verification failed[^\n]*|Failed to fetch (\S+)[^\n]*|Unable to fetch some archives|Undetermined Error|\b(?:40[0-9]|5[0-9][0-9])  [A-Z][^\n]*/,
+    message: (match) => `the repository could not be reached or did not answer: ${match[0].trim()}`,
+    advice: ['Check name resolution, network and proxy from the machine to the repository, then retry.'],
+  },
+]
+
+const DECISIVE = /^(E: |W: (?:Failed|GPG error|Some index)|Err:|dpkg: error|dpkg \(subprocess\): |smith: )/
+const EVIDENCE_LINES_MAX = 12
+const LINE_MAX = 500
+
+export function diagnose(symptoms: Symptoms): Diagnosis {
+  const evidence = evidenceOf(symptoms.output)
+  const { end } = symptoms
+  if (end.problem !== null) {
+    return {
+      cause: 'internal',
+      message: `the program could not be started: ${end.problem}`,
+      evidence,
+      advice: ['Check that apt, dpkg, flock and setpriv are installed.'],
+    }
+  }
+  for (const rule of RULES) {
+    if (rule.steps !== undefined && !rule.steps.includes(symptoms.step)) continue
+    const match = rule.pattern.exec(symptoms.output)
+    if (match === null) continue
+    return {
+      cause: rule.cause,
+      message: visible(rule.message(match)).slice(0, 2000),
+      evidence: withMatch(evidence, symptoms.output, match),
+      advice: rule.advice,
+    }
+  }
+  return { ...fallbackOf(symptoms), evidence: evidence.length > 0 ? evidence : lastLines(symptoms.output) }
+}
+
+function fallbackOf(symptoms: Symptoms): Pick<Diagnosis, 'cause' | 'message' | 'advice'> {
+  const { end, step } = symptoms
+  if (end.timedOut) {
+    return {
+      cause:
+        step === 'update' || step === 'fetch'
+          ? 'fetch'
+          : step === 'pre-checks' || step === 'post-checks'
+            ? 'check'
+            : 'internal',
+      message: `the ${step} step took longer than its limit and was ended`,
+      advice: ['See what it was waiting for in the lines above; the limits are in agent.toml.'],
+    }
+  }
+  const how = end.signal === null ? `exit status ${end.status}` : `signal ${end.signal}`
+  const cause: Cause =
+    step === 'update'
+      ? 'repo'
+      : step === 'fetch'
+        ? 'fetch'
+        : step === 'pre-checks' || step === 'post-checks'
+          ? 'check'
+          : 'internal'
+  return {
+    cause,
+    message: `the ${step} step ended with ${how}`,
+    advice: ['Read the last lines of the log of this step.'],
+  }
+}
+
+/** The lines that apt and dpkg mark as errors, and with each the line before and after, where the reason often stands. */
+function evidenceOf(output: string): string[] {
+  const lines = output.split('\n')
+  const wanted = new Set<number>()
+  lines.forEach((line, index) => {
+    if (!DECISIVE.test(line)) return
+    if (line.startsWith('dpkg: error') && index > 0) wanted.add(index - 1)
+    wanted.add(index)
+    if (lines[index + 1]?.startsWith(' ') === true) wanted.add(index + 1)
+  })
+  return [...wanted]
+    .toSorted((a, b) => a - b)
+    .map((index) => shown(lines[index] ?? ''))
+    .filter((line) => line.trim() !== '')
+    .slice(-EVIDENCE_LINES_MAX)
+}
+
+function withMatch(evidence: readonly string[], output: string, match: RegExpExecArray): string[] {
+  const start = output.lastIndexOf('\n', match.index) + 1
+  const stop = output.indexOf('\n', match.index)
+  const line = shown(output.slice(start, stop < 0 ? undefined : stop))
+  return line === '' || evidence.includes(line) ? [...evidence] : [line, ...evidence].slice(0, EVIDENCE_LINES_MAX)
+}
+
+function lastLines(output: string): string[] {
+  return output
+    .split('\n')
+    .filter((line) => line.trim() !== '')
+    .slice(-5)
+    .map(shown)
+}
+
+function shown(line: string): string {
+  return visible(line).slice(0, LINE_MAX)
+}
+
+/** Control characters as visible escapes, so that no package draws on the terminal of whoever reads. */
+export function visible(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- they are what is looked for
+  return text.replaceAll(/[\u0000-\u0008\u000a-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (char) => {
+    const code = char.codePointAt(0) ?? 0
+    return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16)}`
+  })
+}

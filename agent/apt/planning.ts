@@ -1,0 +1,278 @@
+/**
+ * Planning with effects: own folders, own lists, `update`, `-s dist-upgrade`, `show`, and from their output a plan.
+ * The unprivileged half calls `planOnce`; the runner takes the same steps one by one (`prepareFolders`,
+ * `updateSpec`, `simulateSpec`, `showSpec`, `planFrom`) as root. Nothing on the machine changes.
+ */
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { release } from 'node:os'
+import { join } from 'node:path'
+import type { Refusal } from '../../protocol/errors.ts'
+import { compareNaturally } from '../../protocol/natural-order.ts'
+import type { AgentConfig } from '../config.ts'
+import { codeOf, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
+import {
+  aptConfigText,
+  aptEnvironment,
+  type AptFolders,
+  aptFoldersOf,
+  type AptOptions,
+  type AptTarget,
+  architectureArgv,
+  baseConfigText,
+  foldersToMake,
+  pathOn,
+  showArgv,
+  simulateArgv,
+  updateArgv,
+} from './command.ts'
+import { type Diagnosis, diagnose } from './diagnosis.ts'
+import { parseSimulation } from './parsers.ts'
+import { archivesOf, isRefusal, makePlan, type Planned } from './plan.ts'
+import { type ProcessEnd, type Processes, type ProcessSpec, runProcess } from './processes.ts'
+import { keyFilesOf, knownBuilds, releasesIn, sourcesOf, unreadable } from './sources.ts'
+
+/** What of the machine enters a plan besides apt's word; a port, because it reads what belongs to the kernel. */
+export type Machine = {
+  readonly canRead: (path: string) => boolean
+  /** The release of the running kernel, as in `uname -r`. */
+  readonly kernel: string
+  /** Random at each boot; '' where the kernel does not tell. */
+  readonly bootId: string
+}
+export function createRealMachine(): Machine {
+  return {
+    canRead: (path) => {
+      try {
+        accessSync(path, constants.R_OK)
+        return true
+      } catch (error) {
+        if (codeOf(error) === 'EACCES' || codeOf(error) === 'ENOENT') return codeOf(error) === 'ENOENT'
+        throw error
+      }
+    },
+    kernel: release(),
+    bootId: readBootId(),
+  }
+}
+
+function readBootId(): string {
+  const path = '/proc/sys/kernel/random/boot_id'
+  return existsSync(path) ? readFileSync(path, 'utf8').trim() : ''
+}
+
+export type PlanPorts = {
+  readonly disk: Disk
+  readonly processes: Processes
+  readonly machine: Machine
+  readonly now: () => number
+}
+export type PlanRequest = {
+  readonly config: AgentConfig
+  readonly build: string
+  readonly outageMinutes: number
+  /** Its own for each query that may run beside another; kept between queries, so that updates are small. */
+  readonly folder: string
+}
+
+/** Answers with a plan or the reason why there is none; throws only for a defect. Bounded by `limits.plan`. */
+export async function planOnce(ports: PlanPorts, request: PlanRequest): Promise<Planned | Refusal> {
+  const { config } = request
+  const deadline = ports.now() + config.limits.planMs
+  const left = () => Math.max(1, deadline - ports.now())
+  const target: AptTarget = { root: config.aptRoot }
+  const blocked = unreadableConfiguration(ports, target)
+  if (blocked !== null) return blocked
+  const folders = aptFoldersOf(request.folder)
+  const first = await updateFor(ports, config, folders, request.build, left())
+  if (isRefusal(first)) return first
+  let build = request.build
+  const number = build === 'prod' ? first.number : null
+  const known = knownBuilds(ports.disk, config.reposDir)
+  if (number !== null && (known.template || known.builds.includes(number))) {
+    const second = await updateFor(ports, config, folders, number, left())
+    if (isRefusal(second)) return second
+    build = number
+  }
+  const made = await simulateFor(ports, config, folders, build, left)
+  if (isRefusal(made)) return made
+  if (request.outageMinutes > 0 && made.plan.rebootDue && target.root !== null) {
+    return {
+      kind: 'cannot-plan',
+      message: `a reboot is due and outage:${request.outageMinutes} asks for it, but a private package root can't be rebooted`,
+      remedy: 'Ask with outage:0; the reboot is then reported as pending.',
+    }
+  }
+  return made
+}
+
+async function updateFor(ports: PlanPorts, config: AgentConfig, folders: AptFolders, build: string, timeMs: number) {
+  const blocked = prepareFolders(ports, config, folders, build, { ...planOptions(config), install: null })
+  if (blocked !== null) return blocked
+  const ran = await capture(ports, folders, {
+    ...updateSpec(config, folders),
+    timeLimitMs: Math.min(timeMs, config.limits.updateMs),
+  })
+  const failed = failureOf(ran.end, ran.text, 'update')
+  if (failed !== null) return refusalOfFailure(`apt-get update from build ${build}`, failed)
+  return releasesIn(ports.disk, folders.lists)
+}
+
+async function simulateFor(
+  ports: PlanPorts,
+  config: AgentConfig,
+  folders: AptFolders,
+  build: string,
+  left: () => number,
+) {
+  const target: AptTarget = { root: config.aptRoot }
+  const arch = await capture(ports, folders, { ...specOf(config, folders, architectureArgv()), timeLimitMs: left() })
+  if (arch.end.status !== 0)
+    return refusalOfFailure('dpkg --print-architecture', diagnose({ end: arch.end, output: arch.text, step: 'replan' }))
+  const simulated = await capture(ports, folders, { ...simulateSpec(config, folders), timeLimitMs: left() })
+  const failed = failureOf(simulated.end, simulated.text, 'replan')
+  if (failed !== null) return refusalOfFailure('apt-get -s dist-upgrade', failed)
+  const show = showSpec(config, folders, simulated.text)
+  let archives = ''
+  if (show !== null) {
+    const shown = await capture(ports, folders, { ...show, timeLimitMs: left() })
+    if (shown.end.status !== 0)
+      return refusalOfFailure('apt-cache show', diagnose({ end: shown.end, output: shown.text, step: 'replan' }))
+    archives = shown.text
+  }
+  return planFrom(ports, target, folders, { build, arch: arch.text.trim(), simulation: simulated.text, archives })
+}
+
+function planOptions(config: AgentConfig): Omit<AptOptions, 'install'> {
+  return {
+    fetchStallMs: config.limits.fetchStallMs,
+    fetchRetriesMax: config.limits.fetchRetriesMax,
+    lockWaitMs: config.limits.lockWaitMs,
+    locks: false,
+  }
+}
+
+/** Makes the folders and writes apt's configuration and sources; a refusal when the build is not configured. */
+export function prepareFolders(
+  ports: Pick<PlanPorts, 'disk' | 'machine'>,
+  config: AgentConfig,
+  folders: AptFolders,
+  build: string,
+  options: AptOptions,
+): Refusal | null {
+  const sources = sourcesOf(ports.disk, config.reposDir, build)
+  if (isRefusal(sources)) return sources
+  for (const file of keyFilesOf(sources.text)) {
+    if (!ports.machine.canRead(file)) return unreadable(file, 'permission denied')
+  }
+  for (const folder of foldersToMake(folders)) ports.disk.makeFolder(folder, 0o755)
+  writeFileDurably(ports.disk, folders.sources, sources.text, { mode: 0o644 })
+  writeFileDurably(ports.disk, folders.base, baseConfigText({ root: config.aptRoot }), { mode: 0o644 })
+  writeFileDurably(ports.disk, folders.config, aptConfigText(folders, options), { mode: 0o644 })
+  return null
+}
+
+const PREFERENCE_PATHS = ['etc/apt/apt.conf', 'etc/apt/preferences', 'etc/apt/auth.conf', 'etc/apt/trusted.gpg']
+const PREFERENCE_FOLDERS = ['etc/apt/apt.conf.d', 'etc/apt/preferences.d', 'etc/apt/auth.conf.d']
+
+/** apt only warns about configuration that it can't read and then plans something else; smith refuses. */
+export function unreadableConfiguration(ports: Pick<PlanPorts, 'disk' | 'machine'>, target: AptTarget): Refusal | null {
+  const paths = PREFERENCE_PATHS.map((path) => pathOn(target, `/${path}`))
+  for (const path of PREFERENCE_FOLDERS) {
+    const folder = pathOn(target, `/${path}`)
+    if (!ports.machine.canRead(folder)) return unreadable(folder, 'permission denied')
+    paths.push(...listNames(ports.disk, folder).map((name) => join(folder, name)))
+  }
+  const blocked = paths.find((path) => !ports.machine.canRead(path))
+  return blocked === undefined ? null : unreadable(blocked, 'permission denied')
+}
+
+function specOf(config: AgentConfig, folders: AptFolders, argv: readonly string[]): ProcessSpec {
+  return {
+    argv,
+    environment: aptEnvironment({ root: config.aptRoot }, folders, null),
+    folder: '/',
+    output: folders.output,
+    timeLimitMs: config.limits.planMs,
+    diesWithUs: true,
+  }
+}
+export function updateSpec(config: AgentConfig, folders: AptFolders): ProcessSpec {
+  return { ...specOf(config, folders, updateArgv(folders)), timeLimitMs: config.limits.updateMs }
+}
+export function simulateSpec(config: AgentConfig, folders: AptFolders): ProcessSpec {
+  return specOf(config, folders, simulateArgv(folders))
+}
+/** Null when the simulation installs nothing, since apt-cache then has nothing to show. */
+export function showSpec(config: AgentConfig, folders: AptFolders, simulation: string): ProcessSpec | null {
+  const packages = archivesOf(parseSimulation(simulation))
+  return packages.length === 0 ? null : specOf(config, folders, showArgv(folders, packages))
+}
+
+export type Printed = {
+  readonly build: string
+  readonly arch: string
+  readonly simulation: string
+  readonly archives: string
+}
+
+/** The plan from what was printed and from the machine's own files. */
+export function planFrom(
+  ports: Pick<PlanPorts, 'disk' | 'machine' | 'now'>,
+  target: AptTarget,
+  folders: AptFolders,
+  printed: Printed,
+): Planned | Refusal {
+  const warned = /^W: Unable to read (\S+)/m.exec(printed.simulation)?.[1]
+  if (warned !== undefined) return unreadable(warned, 'permission denied')
+  return makePlan({
+    ...printed,
+    dpkgStatus: readMachineFile(ports.disk, target, '/var/lib/dpkg/status'),
+    rebootDue: isRebootDue(ports, target),
+    releases: releasesIn(ports.disk, folders.lists).releases,
+    madeAt: ports.now(),
+  })
+}
+
+/** The text of a file of the machine, '' when there is none. */
+export function readMachineFile(disk: Disk, target: AptTarget, path: string): string {
+  return readIfExists(disk, pathOn(target, path), 256 * 1024 * 1024)?.toString('utf8') ?? ''
+}
+
+/** `/run/reboot-required` exists, or the newest kernel in /boot is not the running one. */
+export function isRebootDue(ports: Pick<PlanPorts, 'disk' | 'machine'>, target: AptTarget): boolean {
+  if (ports.disk.factsOf(pathOn(target, '/run/reboot-required')) !== null) return true
+  // A private root runs on the machine's kernel, whatever it has in its own /boot.
+  if (target.root !== null) return false
+  const newest = listNames(ports.disk, '/boot')
+    .flatMap((name) => (name.startsWith('vmlinuz-') ? [name.slice('vmlinuz-'.length)] : []))
+    .toSorted(compareNaturally)
+    .at(-1)
+  return newest !== undefined && newest !== ports.machine.kernel
+}
+
+/** Runs one program to its end and gives what it alone appended to the output file. */
+async function capture(
+  ports: PlanPorts,
+  folders: AptFolders,
+  spec: ProcessSpec,
+): Promise<{ end: ProcessEnd; text: string }> {
+  ports.disk.remove(folders.output)
+  const end = await runProcess(ports.processes, spec)
+  return { end, text: readIfExists(ports.disk, folders.output)?.toString('utf8') ?? '' }
+}
+
+/** Exit status 0 with a source that could not be fetched is a failure too: apt would go on with old lists. */
+export function failureOf(end: ProcessEnd, output: string, step: 'update' | 'replan' | 'fetch'): Diagnosis | null {
+  const usedOld = step === 'update' && /^W: (Failed to fetch|Some index files failed to download)/m.test(output)
+  return end.status === 0 && !usedOld ? null : diagnose({ end, output, step })
+}
+
+function refusalOfFailure(what: string, diagnosis: Diagnosis): Refusal {
+  const lines = diagnosis.evidence.length === 0 ? '' : `: ${diagnosis.evidence.slice(0, 5).join(' | ')}`
+  return {
+    kind: 'cannot-plan',
+    message: `${what} failed (${diagnosis.cause}): ${diagnosis.message}${lines}`.slice(0, 4096),
+    subject: diagnosis.cause,
+    remedy: (diagnosis.advice[0] ?? `Run ${what} on the machine and see what it says.`).slice(0, 4096),
+  }
+}

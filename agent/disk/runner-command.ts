@@ -1,0 +1,13 @@
+/**
+ * How the runner is started, for whoever starts it (the agent in detached mode, a unit file, a test): by path, since
+ * the session half may not import it. The lock makes a second start end at once with RUNNER_BUSY_STATUS.
+ */
+import { fileURLToPath } from 'node:url'
+
+/** flock(1) exits with it when another runner is at work, which then sees the inbox itself. */
+export const RUNNER_BUSY_STATUS = 75
+
+/** The argv of the runner; start it detached, stdin from /dev/null, and don't wait for it. */
+export function runnerCommand(configFile: string): string[] {
+  return [process.execPath, fileURLToPath(new URL('../runner/main.ts', import.meta.url)), '--config', configFile]
+}

@@ -1,0 +1,89 @@
+/**
+ * The verbs of `smith-agent`: run, enrol, status. Exit status 0 done, 1 refused or failed, 2 usage, 3 coordinator
+ * out of reach; an error is one line what and one line what to do, on stderr.
+ */
+import { Command, CommanderError, InvalidArgumentError } from 'commander'
+import type { Writable } from 'node:stream'
+import { type Refusal, RefusedError } from '../protocol/errors.ts'
+import { AGENT_CONFIG_FILE } from './config.ts'
+import { packageVersion } from './facts.ts'
+
+export const EXIT = { done: 0, failed: 1, usage: 2, outOfReach: 3 } as const
+
+export async function main(argv: readonly string[]): Promise<void> {
+  process.exitCode = await runProgram(argv, process.stdout, process.stderr)
+}
+
+/** The exit status; what is imported late is not needed by the other verbs, and the agent's memory counts. */
+export async function runProgram(argv: readonly string[], out: Writable, err: Writable): Promise<number> {
+  let status: number = EXIT.done
+  const program = new Command('smith-agent')
+    .description('The agent of smith on a machine: plans, ships the log of runs, and passes grants to the runner.')
+    .version(packageVersion())
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => void out.write(text), writeErr: (text) => void err.write(text) })
+  const configOption = ['--config <file>', 'the configuration', AGENT_CONFIG_FILE] as const
+
+  program
+    .command('run')
+    .description('Keep the connection to the coordinator. Ends on SIGTERM; a patch run under way goes on.')
+    .option(...configOption)
+    .action(async (options: { readonly config: string }) => {
+      const { run } = await import('./run.ts')
+      status = await run(options.config)
+    })
+  program
+    .command('enrol')
+    .description(
+      'Give this machine an identity with a coordinator. As root, once; the token comes from `smith enrol new`.',
+    )
+    .requiredOption('--coordinator <url>', 'as in https://smith.example:7600', httpsUrl)
+    .requiredOption('--token <token>', 'the single-use token; - reads it from the standard input')
+    .option('--force', 'replace the identity that this machine has')
+    .option(...configOption)
+    .action(
+      async (options: {
+        readonly config: string
+        readonly coordinator: string
+        readonly token: string
+        readonly force?: true
+      }) => {
+        const { enrol } = await import('./enrol.ts')
+        const enrolled = await enrol({ ...options, force: options.force === true })
+        out.write(`Enrolled as ${enrolled.name} with instance ${enrolled.instance}.\n`)
+        for (const line of enrolled.notes) out.write(`${line}\n`)
+      },
+    )
+  program
+    .command('status')
+    .description('Say whether this machine is enrolled and connected, and which orders it has in hand.')
+    .option(...configOption)
+    .option('--json', 'as JSON')
+    .action(async (options: { readonly config: string; readonly json?: true }) => {
+      const { readStatus, statusText } = await import('./status.ts')
+      const found = readStatus(options.config)
+      out.write(options.json === true ? `${JSON.stringify(found, null, 2)}\n` : statusText(found))
+      if (!found.enrolled) status = EXIT.failed
+    })
+  for (const command of program.commands) command.exitOverride().configureOutput(program.configureOutput())
+
+  try {
+    await program.parseAsync(argv, { from: 'user' })
+    return status
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage
+    if (!(error instanceof RefusedError)) throw error
+    for (const refusal of error.refusals) err.write(refusalText(refusal))
+    return error.refusals.some((refusal) => refusal.kind === 'unavailable') ? EXIT.outOfReach : EXIT.failed
+  }
+}
+
+function refusalText(refusal: Refusal): string {
+  return `error: ${refusal.message}\n   do: ${refusal.remedy}\n`
+}
+
+function httpsUrl(text: string): string {
+  if (!URL.canParse(text) || new URL(text).protocol !== 'https:')
+    throw new InvalidArgumentError('An https URL is needed, as in https://smith.example:7600.')
+  return text
+}

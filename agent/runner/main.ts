@@ -1,0 +1,51 @@
+/**
+ * `smith-run`: the root half as a program. It takes `run/runner.lock` by becoming flock(1), which then becomes this
+ * program again with the lock's descriptor open; a second start ends at once with status 75 and harms nothing.
+ * Exits 0 when nothing is left to do. What does the work is loaded only under the lock.
+ */
+import { mkdirSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { RefusedError } from '../../protocol/errors.ts'
+import { AGENT_CONFIG_FILE, readAgentConfig } from '../config.ts'
+import { layoutOf } from '../disk/layout.ts'
+import { RUNNER_BUSY_STATUS } from '../disk/runner-command.ts'
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { config: { type: 'string', default: AGENT_CONFIG_FILE } } })
+  const config = readAgentConfig(values.config)
+  const layout = layoutOf(config.stateDir)
+  process.umask(0o022)
+  mkdirSync(layout.run, { recursive: true, mode: 0o751 })
+  if (!holdsLock(layout.runnerLock)) {
+    const self = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url), '--config', values.config]
+    const argv = ['flock', '-n', '-F', '-E', String(RUNNER_BUSY_STATUS), layout.runnerLock, ...self]
+    process.execve?.('/usr/bin/flock', argv, { ...process.env })
+    throw new Error('this Node has no process.execve; start the runner with Node 24')
+  }
+  const { runUntilIdle } = await import('./program.ts')
+  await runUntilIdle(config)
+}
+
+function holdsLock(path: string): boolean {
+  return readdirSync('/proc/self/fd').some((name) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${name}`) === realpathSync(path)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+      throw error
+    }
+  })
+}
+
+main().then(
+  () => process.exit(0),
+  (error: unknown) => {
+    if (error instanceof RefusedError) {
+      for (const refusal of error.refusals) process.stderr.write(`smith: ${refusal.message}\n${refusal.remedy}\n`)
+      process.exit(2)
+    }
+    process.stderr.write(`smith: the runner failed: ${error instanceof Error ? error.stack : String(error)}\n`)
+    process.exit(1)
+  },
+)

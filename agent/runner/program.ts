@@ -1,0 +1,29 @@
+/** The runner on this machine's disk, clock and processes, until nothing is left to do; main.ts holds its lock. */
+import { fileURLToPath } from 'node:url'
+import type { AgentConfig } from '../config.ts'
+import { layoutOf, orderLayoutOf } from '../disk/layout.ts'
+import { knownOrders, lastRecord } from '../disk/order-state.ts'
+import { readLatch } from './command-file.ts'
+import { createRealPorts } from './real-ports.ts'
+import { createRunner } from './runner.ts'
+
+export async function runUntilIdle(config: AgentConfig): Promise<void> {
+  const layout = layoutOf(config.stateDir)
+  const ports = await createRealPorts()
+  const isInstalling = () =>
+    knownOrders(ports.disk, layout).some((order) => {
+      const files = orderLayoutOf(layout, order)
+      return readLatch(ports.disk, files)?.by === 'wrapper' && lastRecord(ports.disk, files)?.type !== 'result'
+    })
+  // A shutdown must not overtake apt, so the runner stays until apt has ended; before the latch it may go at once.
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (!isInstalling()) process.exit(0)
+    })
+  }
+  const here = (name: string) => fileURLToPath(new URL(name, import.meta.url))
+  const programs = { node: process.execPath, wrapper: here('wrapper.ts'), hook: here('hook.ts') }
+  return new Promise((resolve) => {
+    createRunner(ports, config, programs, resolve).start()
+  })
+}

@@ -1,0 +1,286 @@
+/**
+ * One claimed order from its claim to its result: `update, replan, fetch, pre-checks`, then the wrapper with latch
+ * and install (install.ts), then `post-checks, verify`. Everything that must survive is on disk: a runner that is
+ * killed anywhere is started again and goes on from what it finds.
+ * Invariant: without a latch nothing on the machine was changed, and the steps begin anew; with one, apt is never
+ * started again for this order.
+ */
+import { join } from 'node:path'
+import { createHash } from 'node:crypto'
+import type { Step } from '../../protocol/files.ts'
+import { driftOf, type Install, isEmptyPlan, type Plan, type PlanEvidence } from '../../protocol/plan.ts'
+import { aptFoldersOf, archiveNameOf, fetchArgv } from '../apt/command.ts'
+import {
+  failureOf,
+  planFrom,
+  prepareFolders,
+  showSpec,
+  simulateSpec,
+  unreadableConfiguration,
+  updateSpec,
+} from '../apt/planning.ts'
+import { diagnose } from '../apt/diagnosis.ts'
+import { isRefusal, type Planned } from '../apt/plan.ts'
+import { releasesGoneBack, releasesIn } from '../apt/sources.ts'
+import { codeOf, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
+import { runChecks, spaceEnding, waitForLocks } from './checks.ts'
+import { readLatch, readTry } from './command-file.ts'
+import { endBefore, resumeInstall, startInstall } from './install.ts'
+import { type Ending, endOrder, failed, failedFor, openOrder, type Order, type Run, runStep } from './order.ts'
+import type { Programs, RunnerContext } from './ports.ts'
+
+/** Takes a claimed order to its result; `done` is called when that is on disk. */
+export function runOrder(context: RunnerContext, programs: Programs, id: string, done: () => void): void {
+  const order = openOrder(context, id)
+  if (order.records.result() !== null) return done()
+  noteBoot(order)
+  const run: Run = { order, programs, done }
+  const latch = readLatch(context.ports.disk, order.files)
+  if (latch?.by === 'runner') {
+    endOrder(order, latch.ending as Ending, false)
+    return done()
+  }
+  if (latch?.by === 'wrapper') return resumeInstall(run)
+  beginTry(run)
+}
+
+/** A machine that went down may have lost output that was printed and never synced; the log must say so. */
+function noteBoot(order: Order): void {
+  const { disk, machine } = order.context.ports
+  const before = readIfExists(disk, order.files.boot, 256)?.toString('utf8').trim()
+  if (before === machine.bootId) return
+  if (before !== undefined) order.records.powerCut()
+  writeFileDurably(disk, order.files.boot, `${machine.bootId}\n`, { mode: 0o640 })
+}
+
+/**
+ * The number is raised before the lock is looked at, and a wrapper reads it after it has the lock: so a wrapper of
+ * an older try either is seen here and waited for, or sees that it is too late.
+ */
+function beginTry(run: Run): void {
+  const { order } = run
+  const { disk, processes } = order.context.ports
+  const number = readTry(disk, order.files) + 1
+  writeFileDurably(disk, order.files.tries, `${number}\n`, { mode: 0o640 })
+  if (number === 1) order.records.begin('claim')
+  else order.records.note(`the runner was started again; nothing is changed yet, the steps begin anew (try ${number})`)
+  if (number === 1) return update(run)
+  const spec = {
+    argv: ['flock', order.files.lock, 'true'],
+    environment: {},
+    folder: '/',
+    output: order.files.wrapperLog,
+    timeLimitMs: null,
+    diesWithUs: true,
+  }
+  processes.start(spec, () => {
+    if (readLatch(disk, order.files) === null) update(run)
+    else resumeInstall(run)
+  })
+}
+
+function update(run: Run): void {
+  const { order } = run
+  const { ports, config } = order.context
+  order.records.begin('update')
+  const blocked =
+    unreadableConfiguration(ports, order.target) ??
+    prepareFolders(ports, config, order.folders, order.approved.build, {
+      fetchStallMs: config.limits.fetchStallMs,
+      fetchRetriesMax: config.limits.fetchRetriesMax,
+      lockWaitMs: config.limits.lockWaitMs,
+      locks: true,
+      install: { order: order.id, hook: writeHook(run) },
+    })
+  if (blocked !== null) return endBefore(run, failedFor('update', 'repo', blocked.message, [], [blocked.remedy]))
+  runStep(order, updateSpec(config, order.folders), (end, printed) => {
+    const diagnosis = failureOf(end, printed, 'update')
+    if (diagnosis !== null) return endBefore(run, failed('update', diagnosis))
+    const back = goneBack(order)
+    if (back.length > 0) {
+      return endBefore(
+        run,
+        failedFor('update', 'repo', `the repository went back to an older state: ${back.join(', ')}`, back, [
+          'A Release file older than one seen before is a mirror that is behind, or an attack; find out which.',
+        ]),
+      )
+    }
+    replan(run)
+  })
+}
+
+/** apt runs it by this path, which is also the key of its options, so it must be one word. */
+function writeHook(run: Run): string {
+  const { order, programs } = run
+  const { disk } = order.context.ports
+  disk.makeFolder(order.folders.folder, 0o755)
+  const quote = (text: string) => `'${text.replaceAll("'", String.raw`'\''`)}'`
+  const text = `#!/bin/sh\nexec ${quote(programs.node)} ${quote(programs.hook)} ${quote(order.files.folder)}\n`
+  writeFileDurably(disk, order.folders.hook, text, { mode: 0o755 })
+  return order.folders.hook
+}
+
+function goneBack(order: Order): string[] {
+  const { disk } = order.context.ports
+  const now = releasesIn(disk, order.folders.lists).releases
+  const file = join(order.context.layout.run, 'releases.json')
+  const seen = JSON.parse(readIfExists(disk, file)?.toString('utf8') ?? '[]') as PlanEvidence['releases']
+  const back = [...new Set([...releasesGoneBack(seen, now), ...releasesGoneBack(order.evidence.releases, now)])]
+  if (back.length > 0) return back
+  const others = seen.filter((one) => !now.some((other) => other.uri === one.uri && other.suite === one.suite))
+  writeFileDurably(disk, file, `${JSON.stringify([...others, ...now].slice(-256))}\n`, { mode: 0o644 })
+  return []
+}
+
+function replan(run: Run): void {
+  const { order } = run
+  const { ports, config } = order.context
+  order.records.begin('replan')
+  runStep(order, simulateSpec(config, order.folders), (end, simulation) => {
+    const diagnosis = failureOf(end, simulation, 'replan')
+    if (diagnosis !== null) return endBefore(run, failed('replan', diagnosis))
+    const plan = (archives: string) => {
+      const printed = { build: order.approved.build, arch: order.approved.arch, simulation, archives }
+      judge(run, planFrom(ports, order.target, order.folders, printed))
+    }
+    const show = showSpec(config, order.folders, simulation)
+    if (show === null) return plan('')
+    // Its stanzas are no news to anyone, so they stay out of the log.
+    const output = join(order.folders.folder, 'archives.txt')
+    ports.disk.remove(output)
+    ports.processes.start({ ...show, output }, (shown) => {
+      const text = readIfExists(ports.disk, output)?.toString('utf8') ?? ''
+      if (shown.status !== 0)
+        return endBefore(run, failed('replan', diagnose({ end: shown, output: text, step: 'replan' })))
+      plan(text)
+    })
+  })
+}
+
+/** What was approved is what is installed: anything else ends the run here, before anything is changed. */
+function judge(run: Run, planned: ReturnType<typeof planFrom>): void {
+  const { order } = run
+  if (isRefusal(planned)) return endBefore(run, failedFor('replan', 'internal', planned.message, [], [planned.remedy]))
+  for (const warning of planned.warnings) order.records.note(warning.slice(0, 2000))
+  const drift = driftOf(order.approved, planned.plan, order.payload.attempt > 1)
+  if (drift.length > 0) {
+    const lines = drift.map((one) => one.message)
+    const more = lines.length > 1 ? ` (and ${lines.length - 1} more)` : ''
+    return endBefore(
+      run,
+      failedFor('replan', 'plan-drift', `the machine's plan is no longer the approved one: ${lines[0]}${more}`, lines, [
+        'Plan again and have the new plan approved; or put the machine or the repository back, then retry.',
+      ]),
+    )
+  }
+  if (order.payload.outageMinutes > 0 && planned.plan.rebootDue) {
+    return endBefore(
+      run,
+      failedFor(
+        'replan',
+        'reboot',
+        'a reboot is due and can not be done here',
+        [],
+        ['Ask with outage:0; the reboot is then reported as pending.'],
+      ),
+    )
+  }
+  if (isEmptyPlan(planned.plan)) {
+    order.records.note('nothing is left to do')
+    order.records.begin('verify')
+    return endBefore(run, {
+      outcome: 'succeeded',
+      cause: null,
+      step: 'verify',
+      message: 'nothing was left to do',
+      evidence: [],
+      advice: [],
+    })
+  }
+  fetch(run, planned)
+}
+
+function fetch(run: Run, planned: Planned): void {
+  const { order } = run
+  const { config } = order.context
+  order.records.begin('fetch')
+  importPrefetched(order, planned.plan)
+  const spec = {
+    ...updateSpec(config, order.folders),
+    argv: fetchArgv(order.folders),
+    timeLimitMs: config.limits.fetchMs,
+  }
+  runStep(order, spec, (end, printed) => {
+    const diagnosis = failureOf(end, printed, 'fetch')
+    if (diagnosis !== null) return endBefore(run, failed('fetch', diagnosis))
+    preChecks(run, planned)
+  })
+}
+
+/** Takes over what the agent downloaded: copied first, then the copy is hashed, for the agent could change its own. */
+function importPrefetched(order: Order, plan: Plan): void {
+  const { disk } = order.context.ports
+  const folder = aptFoldersOf(join(order.context.layout.prefetch, order.id)).archives
+  const found = disk.factsOf(folder)
+  if (found?.kind !== 'folder') return
+  const wanted = new Map(plan.installs.map((entry) => [archiveNameOf(entry), entry]))
+  let taken = 0
+  for (const name of listNames(disk, folder)) {
+    const entry = wanted.get(name)
+    if (entry === undefined) continue
+    const problem = importArchive(disk, join(folder, name), join(order.folders.archives, name), entry)
+    if (problem === null) taken += 1
+    else order.records.note(`prefetched ${name} is not used: ${problem}`)
+  }
+  if (taken > 0) order.records.note(`${taken} of ${plan.installs.length} archives were prefetched`)
+}
+
+function importArchive(disk: Disk, from: string, to: string, entry: Install): string | null {
+  const copy = `${to}.import`
+  try {
+    const facts = disk.factsOf(from)
+    if (facts?.kind !== 'file') return 'it is no regular file'
+    if (facts.size !== entry.size) return `it has ${facts.size} bytes instead of ${entry.size}`
+    disk.remove(copy)
+    copyBytes(disk, from, copy, entry.size)
+    if (hashOf(disk, copy, entry.size) !== entry.sha256) {
+      disk.remove(copy)
+      return 'its content is not what the index says'
+    }
+    disk.fsync(copy)
+    disk.rename(copy, to)
+    return null
+  } catch (error) {
+    // The agent's folder is its own: whatever it does there, apt then downloads the archive again.
+    if (codeOf(error) === '') throw error
+    return `it can't be copied (${codeOf(error)})`
+  }
+}
+
+const CHUNK_BYTES = 4 * 1024 * 1024
+function copyBytes(disk: Disk, from: string, to: string, size: number): void {
+  disk.write(to, Buffer.alloc(0), 'create', 0o644)
+  for (let at = 0; at < size; at += CHUNK_BYTES)
+    disk.write(to, disk.read(from, at, Math.min(CHUNK_BYTES, size - at)), 'append', 0o644)
+}
+
+function hashOf(disk: Disk, path: string, size: number): string {
+  const hash = createHash('sha256')
+  for (let at = 0; at < size; at += CHUNK_BYTES) hash.update(disk.read(path, at, CHUNK_BYTES))
+  return hash.digest('hex')
+}
+
+function preChecks(run: Run, planned: Planned): void {
+  const { order } = run
+  const step: Step = 'pre-checks'
+  order.records.begin(step)
+  const short = spaceEnding(order, planned.plan, planned.evidence.installedBytesDelta)
+  if (short !== null) return endBefore(run, short)
+  waitForLocks(order, (held) => {
+    if (held !== null) return endBefore(run, held)
+    runChecks(order, 'pre', step, (ending) => {
+      if (ending !== null) return endBefore(run, ending)
+      startInstall(run, planned.plan)
+    })
+  })
+}

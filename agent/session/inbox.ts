@@ -1,0 +1,46 @@
+/**
+ * Drops grants and revokes where the runner takes them: whole, synced, and only then answered. Called by agent.ts.
+ * The agent verifies no signature, since the runner trusts nothing of what it writes; what it checks here only
+ * spares the machine an entry that can't be meant for it.
+ */
+import { join } from 'node:path'
+import type { CoordinatorFrame } from '../../protocol/agent.ts'
+import type { InboxEntry } from '../../protocol/files.ts'
+import { type Disk, writeFileDurably } from '../disk/disk.ts'
+import { type Layout, grantEntryName, orderLayoutOf, revokeEntryName } from '../disk/layout.ts'
+import { evidenceOf } from '../disk/order-state.ts'
+import { payloadOf } from './evidence.ts'
+
+const ENTRY_MODE = 0o640
+
+export type Dropped = { readonly fence: number } | { readonly problem: string }
+
+/** Keeps a grant for the runner; a repeated one is as good as the first. */
+export function dropGrant(
+  disk: Disk,
+  layout: Layout,
+  machine: string,
+  frame: Extract<CoordinatorFrame, { t: 'grant' }>,
+): Dropped {
+  const payload = payloadOf(frame.grant.payload)
+  if (payload === null) return { problem: 'its payload is no grant' }
+  if (payload.machine !== machine) return { problem: `it is for machine ${payload.machine}` }
+  if (payload.order !== frame.order) return { problem: `it is for order ${payload.order}` }
+  // Whatever trace there is, the grant or its revocation has arrived before, and the runner decides by its own files.
+  if (evidenceOf(disk, layout, frame.order) === null) {
+    put(disk, layout, grantEntryName(frame.order), { type: 'grant', grant: frame.grant })
+  }
+  return { fence: payload.fence }
+}
+
+/** Keeps a revoke for the runner, unless it took one before or the grant's fate is known. */
+export function dropRevoke(disk: Disk, layout: Layout, order: string): void {
+  const name = revokeEntryName(order)
+  const isThere = [layout.inbox, layout.taken].some((folder) => disk.factsOf(join(folder, name)) !== null)
+  if (isThere || disk.factsOf(orderLayoutOf(layout, order).fate) !== null) return
+  put(disk, layout, name, { type: 'revoke', order })
+}
+
+function put(disk: Disk, layout: Layout, name: string, entry: InboxEntry): void {
+  writeFileDurably(disk, join(layout.inbox, name), `${JSON.stringify(entry)}\n`, { mode: ENTRY_MODE })
+}

@@ -1,0 +1,68 @@
+/**
+ * Sees to it that a runner is at work while there is something for it to do, where systemd does not (a demo, a
+ * container). Called by agent.ts whenever that may have changed. Two runners are never at work at once: the second
+ * finds the first one's lock and ends.
+ */
+import { RUNNER_BUSY_STATUS } from '../disk/runner-command.ts'
+import type { AgentPorts, Cancel } from '../ports.ts'
+
+const RETRY_MS_MIN = 1_000
+const RETRY_MS_MAX = 60_000
+/** How soon to look again for one who has found another at work. */
+const BUSY_RETRY_MS = 2_000
+
+export type RunnerKeeper = { readonly check: () => void; readonly stop: () => void }
+
+type State = {
+  readonly ports: Pick<AgentPorts, 'clock' | 'log' | 'startRunner'>
+  readonly isNeeded: () => boolean
+  readonly onEnd: () => void
+  running: boolean
+  failures: number
+  timer: Cancel | null
+  stopped: boolean
+}
+
+/** `onEnd` is called after a runner has ended, since the disk has changed then. */
+export function createRunnerKeeper(ports: State['ports'], isNeeded: () => boolean, onEnd: () => void): RunnerKeeper {
+  const s: State = { ports, isNeeded, onEnd, running: false, failures: 0, timer: null, stopped: false }
+  return {
+    check: () => check(s),
+    stop: () => {
+      s.stopped = true
+      s.timer?.()
+      s.timer = null
+    },
+  }
+}
+
+function check(s: State): void {
+  const { startRunner } = s.ports
+  if (startRunner === null || s.stopped || s.running || s.timer !== null || !s.isNeeded()) return
+  s.running = true
+  startRunner((status) => onExit(s, status))
+}
+
+function onExit(s: State, status: number | null): void {
+  s.running = false
+  if (s.stopped) return
+  s.onEnd()
+  if (!s.isNeeded()) {
+    s.failures = 0
+    return
+  }
+  const delayMs = delayAfter(s, status)
+  s.timer = s.ports.clock.after(delayMs, () => {
+    s.timer = null
+    check(s)
+  })
+}
+
+function delayAfter(s: State, status: number | null): number {
+  if (status === RUNNER_BUSY_STATUS) return BUSY_RETRY_MS
+  // Even a runner that ended well may have missed what came in its last moment; one that keeps ending is spared.
+  const delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.min(s.failures, 10))
+  s.failures += 1
+  s.ports.log.warn({ status, delayMs }, 'the runner ended and there is work for it; it is started again')
+  return delayMs
+}

@@ -1,0 +1,89 @@
+/**
+ * Who is calling: a person by token, or the admin socket, which has nobody behind it. Called by the routes before a
+ * body is read, and by the feed before a WebSocket is made. A valid token is always let in, whatever others at its
+ * address did: pausing and cancelling must not wait for anybody's failures to be forgotten.
+ */
+import type { IncomingHttpHeaders } from 'node:http'
+import type { Refusal } from '../../protocol/errors.ts'
+import { PERSON_TOKEN_PATTERN } from '../../protocol/http.ts'
+import type { Actor } from '../domain/state.ts'
+import type { View } from '../driver.ts'
+import type { Clock } from '../ports.ts'
+import { unauthenticated } from './roles.ts'
+
+export type Channel = 'tls' | 'socket'
+/** `tokenHash` lets a long-lived connection ask again later whether its token still holds. */
+export type Caller = { readonly actor: Actor; readonly tokenHash: string | null }
+export type Authentication = { readonly caller: Caller | null; readonly refusal: Refusal | null }
+export type Authenticator = {
+  readonly authenticate: (channel: Channel, headers: IncomingHttpHeaders, address: string) => Authentication
+  /** The person behind a token now, null when it no longer holds. */
+  readonly personOf: (tokenHash: string) => Actor | null
+  readonly noteFailure: (address: string) => Refusal
+}
+
+const WINDOW_MS = 60_000
+const ADDRESSES_MAX = 10_000
+const LOCAL_ADMIN: Caller = { actor: { kind: 'local-admin' }, tokenHash: null }
+
+export function createAuthenticator(ports: {
+  readonly view: View
+  readonly clock: Clock
+  readonly sha256: (text: string) => string
+  readonly failuresMax: number
+}): Authenticator {
+  const { view, clock } = ports
+  const failures = new Map<string, { count: number; since: number }>()
+
+  function noteFailure(address: string): Refusal {
+    const key = addressKey(address)
+    const now = clock.monotonicNow()
+    const known = failures.get(key)
+    const entry = known === undefined || now - known.since >= WINDOW_MS ? { count: 0, since: now } : known
+    entry.count += 1
+    // Set anew, so that the map stays in the order of use and the eldest is the first to go.
+    failures.delete(key)
+    failures.set(key, entry)
+    const eldest = failures.size > ADDRESSES_MAX ? failures.keys().next() : undefined
+    if (eldest !== undefined && eldest.done !== true) failures.delete(eldest.value)
+    if (entry.count <= ports.failuresMax) return unauthenticated()
+    return {
+      kind: 'too-many',
+      message: `more than ${ports.failuresMax} failed authentications in a minute from this address`,
+      remedy: 'wait a minute, and check the token before trying again',
+    }
+  }
+
+  function personOf(tokenHash: string): Actor | null {
+    const name = view.get('tokens', tokenHash)?.user
+    const user = name === undefined ? undefined : view.get('users', name)
+    if (user === undefined || user.tokenHash !== tokenHash || user.revokedAt !== null) return null
+    if (user.expiresAt !== null && user.expiresAt <= clock.wallNow()) return null
+    return { kind: 'person', name: user.name, roles: user.roles }
+  }
+
+  function authenticate(channel: Channel, headers: IncomingHttpHeaders, address: string): Authentication {
+    const header = headers.authorization
+    if (header === undefined) return { caller: channel === 'socket' ? LOCAL_ADMIN : null, refusal: null }
+    const token = /^Bearer +(\S+)$/i.exec(header)?.[1] ?? ''
+    // Whatever came is hashed and looked up, so that no kind of bad token is told from another by its time; the
+    // lookup is by hash, so its time says nothing about the token itself.
+    const tokenHash = ports.sha256(token)
+    const person = personOf(tokenHash)
+    if (person === null || !PERSON_TOKEN_PATTERN.test(token)) return { caller: null, refusal: noteFailure(address) }
+    return { caller: { actor: person, tokenHash }, refusal: null }
+  }
+
+  return { authenticate, personOf, noteFailure }
+}
+
+/** One holder of addresses: an IPv4 address, or the /64 that an IPv6 site has at hand (RFC 6177). */
+export function addressKey(address: string): string {
+  const plain = address.startsWith('::ffff:') ? address.slice(7) : address
+  if (!plain.includes(':')) return plain
+  const [head = '', tail] = plain.split('::')
+  const heads = head === '' ? [] : head.split(':')
+  const tails = tail === undefined || tail === '' ? [] : tail.split(':')
+  const zeros = tail === undefined ? 0 : Math.max(0, 8 - heads.length - tails.length)
+  return [...heads, ...Array.from({ length: zeros }, () => '0'), ...tails].slice(0, 4).join(':')
+}

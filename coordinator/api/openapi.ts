@@ -1,0 +1,77 @@
+/** The OpenAPI 3.1 description, generated from the same table of routes that the server serves and the CLI calls. */
+import { toJsonSchema } from '@valibot/to-json-schema'
+import type * as v from 'valibot'
+import { problemSchema, ROUTES, type RouteName } from '../../protocol/http.ts'
+import { PROBLEM_TYPE } from './problems.ts'
+
+const SUMMARIES: { readonly [Name in RouteName]: string } = {
+  who: 'Who the token belongs to, and which instance answers.',
+  requestMake: 'Ask for a patch, or only for its plan (preview). Answers at once; what becomes of it is read from the request.',
+  request: 'A request: still planning, refused with every reason, previewed, or raised as a change.',
+  projects: 'The projects of the instance, newest first.',
+  project: 'The status of a project, as data and as text.',
+  plan: 'What the project does on each machine: packages old and new, removals, repairs, apt holds.',
+  projectOrders: 'The orders granted for the project.',
+  approve: 'Approve the change by the digest that was shown.',
+  reject: 'Reject the change, or withdraw its approval.',
+  pause: 'Grant nothing more until resume; what runs finishes.',
+  resume: 'Lift a pause or a hold that began as a wait.',
+  cancel: 'Grant nothing more, for good; what runs finishes.',
+  retry: 'Try a machine that failed again, under the same change.',
+  skip: 'Leave a machine out, with a reason.',
+  resolve: 'Say how a run ended that nobody else can tell about, with a reason.',
+  freeze: 'Grant nothing in the whole instance.',
+  unfreeze: 'Let the instance go on.',
+  machines: 'The machines, all or those that a name, address or pattern means.',
+  machineOrders: 'The orders that a machine was granted.',
+  log: 'Records of an order after a number.',
+  enrolNew: 'Make single-use enrolment tokens; they are shown this once.',
+  enrolList: 'The enrolments.',
+  enrolRevoke: 'Revoke the open enrolments of a name.',
+  enrol: 'Become a machine, with a token. For smith-agent enrol.',
+  userAdd: 'Give a person roles and a token; it is shown this once.',
+  userList: 'The people.',
+  userRevoke: "Revoke a person's token.",
+  backup: 'Write a sealed backup on the coordinator. Admin socket only.',
+}
+
+/** The schemas use actions that JSON Schema has no word for (trim): those are left out, the server still applies them. */
+function schemaOf(schema: v.GenericSchema): object {
+  const { $schema: _dialect, ...body } = toJsonSchema(schema, { errorMode: 'ignore' })
+  return body
+}
+
+export function openApiDocument(version: string): object {
+  const paths: Record<string, Record<string, object>> = {}
+  for (const name of Object.keys(ROUTES) as RouteName[]) {
+    const route = ROUTES[name]
+    const path = route.path.replaceAll(/:([a-z]+)/g, '{$1}')
+    paths[path] = { ...paths[path], [route.method.toLowerCase()]: operationOf(name) }
+  }
+  return {
+    openapi: '3.1.0',
+    info: { title: 'smith', version, description: 'The coordinator of smith: patching machines strictly one after another.' },
+    paths,
+    components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
+  }
+}
+
+function operationOf(name: RouteName): object {
+  const route = ROUTES[name]
+  const query = schemaOf(route.query) as { properties?: Record<string, object> }
+  const inPath = [...route.path.matchAll(/:([a-z]+)/g)].map((match) => ({ name: match[1], in: 'path', required: true, schema: { type: 'string' } }))
+  const inQuery = Object.entries(query.properties ?? {}).map(([key, schema]) => ({ name: key, in: 'query', required: false, schema }))
+  const who = route.role === 'none' ? 'Needs no token.' : route.role === 'socket' ? 'Only on the admin socket.' : `Needs the role ${route.role}.`
+  return {
+    operationId: name,
+    summary: SUMMARIES[name],
+    description: who,
+    ...(route.role === 'none' ? {} : { security: [{ token: [] }] }),
+    parameters: [...inPath, ...inQuery],
+    ...(route.body === null ? {} : { requestBody: { required: true, content: { 'application/json': { schema: schemaOf(route.body) } } } }),
+    responses: {
+      [name === 'requestMake' ? '202' : '200']: { description: 'Done.', content: { 'application/json': { schema: schemaOf(route.answer) } } },
+      default: { description: 'Refused, with every reason.', content: { [PROBLEM_TYPE]: { schema: schemaOf(problemSchema) } } },
+    },
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * What the interface needs from the rest of the coordinator. `createApi(ports)` is called by the composition and by
+ * the tests; nothing in this folder reads a clock, a file or a random number but through these. The interface keeps
+ * no state of its own that matters: everything it shows is read from the driver's view or the store.
+ */
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import type { Refusal } from '../../protocol/errors.ts'
+import type { BackupAnswer, PlanView } from '../../protocol/http.ts'
+import type { Status } from '../../protocol/status.ts'
+import type { Request } from '../domain/state.ts'
+import type { Settings, Tools } from '../domain/events.ts'
+import type { Driver } from '../driver.ts'
+import type { Clock, Log, Random, Store } from '../ports.ts'
+
+/** An answer, or every reason why there is none. */
+export type Answer<Value> =
+  | { readonly ok: true; readonly value: Value }
+  | { readonly ok: false; readonly refusals: readonly Refusal[] }
+
+/** Bounds against peers that have not shown who they are, and against ones that ask for too much. */
+export type ApiLimits = {
+  /** Connections from one address, agents' among them: many may come from behind one translated address. */
+  readonly connectionsPerAddressMax: number
+  /** Failed authentications of one address in a minute. */
+  readonly authFailuresMax: number
+  readonly feedClientsMax: number
+}
+
+export type ApiPorts = {
+  readonly driver: Driver
+  readonly store: Store
+  /** PEM. Only TLS 1.3 is spoken. */
+  readonly tls: { readonly key: string; readonly cert: string }
+  /** SHA-256 of the TLS public key (SPKI, DER), base64url; it stands in every enrolment token. */
+  readonly pin: string
+  readonly orderKeyPublicBase64: string
+  readonly instance: string
+  readonly version: string
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly settings: Settings
+  readonly tools: Tools
+  /** Takes over the sockets of `/agent`. Without it the path does not exist. */
+  readonly onAgentUpgrade?: (request: IncomingMessage, socket: Duplex, head: Buffer) => void
+  readonly views: {
+    readonly status: (change: string) => Status | undefined
+    readonly statusText: (status: Status) => string
+    /** The plan of a request that has no project (a preview); without it such a request shows none. */
+    readonly previewPlan?: (request: Request) => PlanView | undefined
+  }
+  /** Writes the sealed backup; it must refuse a file that exists. */
+  readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
+  /** Why the coordinator can't serve now, null when it can. */
+  readonly readiness?: () => string | null
+  readonly limits?: Partial<ApiLimits>
+}
+
+export const API_LIMITS: ApiLimits = {
+  connectionsPerAddressMax: 10_000,
+  authFailuresMax: 5,
+  feedClientsMax: 256,
+}

@@ -1,0 +1,153 @@
+/**
+ * The composition: makes the driver, the sessions, the change provider and the interface out of their ports and
+ * joins them. `main` calls it with the real world, tests with parts of it. It decides nothing.
+ */
+import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
+import { createApi } from './api/api.ts'
+import type { CoordinatorConfig } from './config.ts'
+import { previewOf } from './domain/preview.ts'
+import { requestQueryPrefix } from './domain/planning.ts'
+import { type ProjectRows, renderStatus, rowsOf, statusOf } from './domain/status.ts'
+import { type Driver, createDriver } from './driver.ts'
+import { type Keys, loadOrCreateKeys } from './keys.ts'
+import { createTools } from './pattern.ts'
+import type { Clock, Log, Random, Store } from './ports.ts'
+import { createAgentUpgrade } from './sessions/websocket.ts'
+import { createSessions } from './sessions/sessions.ts'
+import { makeFolder, stateFolder } from './store/durable.ts'
+import { backupSealed, restore } from './store/sealed.ts'
+import { openSqliteStore } from './store/sqlite.ts'
+
+export type CoordinatorPorts = {
+  readonly config: CoordinatorConfig
+  readonly store: Store
+  readonly keys: Keys
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly version: string
+  /** Called once when it must end at once; what is on disk is good. */
+  readonly onFatal: (error: Error) => void
+}
+
+export type Coordinator = {
+  readonly driver: Driver
+  /** Resolves when it serves; the answer has the port, which the system chose when the configuration says 0. */
+  readonly start: () => Promise<{ readonly port: number }>
+  /** Ends in order: no new connection, the turn in flight committed, the store closed. Runs on machines go on. */
+  readonly stop: () => Promise<void>
+}
+
+/** With its keys and its database as they are in the state folder, made at the first start. */
+export async function openCoordinator(ports: Omit<CoordinatorPorts, 'keys' | 'store'> & { readonly names: readonly string[] }): Promise<{ readonly coordinator: Coordinator; readonly pin: string }> {
+  const { config, clock, random, version } = ports
+  const places = stateFolder(config.stateDir)
+  makeFolder(config.stateDir)
+  const keys = await loadOrCreateKeys({ dir: places.keys, instance: config.instance, names: ports.names, clock, random })
+  const store = openSqliteStore({ path: places.database, random, program: version })
+  return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin }
+}
+
+/** Puts a sealed backup into an empty state folder; the instance is frozen until a person has looked. */
+export const restoreBackup = restore
+
+export function createCoordinator(ports: CoordinatorPorts): Coordinator {
+  const { config, store, clock, random, log } = ports
+  const tools = createTools(config.settings, random)
+  const driver = createDriver({
+    store,
+    clock,
+    tools,
+    settings: config.settings,
+    log,
+    outbound: {
+      toAgent: (send) => sessions.send(send),
+      toChange: (call) => {
+        driver.submit({ kind: 'smith' }, { type: 'localCall', call }).catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
+      },
+    },
+    local: { isLocal, step: localStep },
+    onFatal: ports.onFatal,
+  })
+  const sessions = createSessions({
+    driver,
+    store,
+    clock,
+    random,
+    log,
+    instance: config.instance,
+    incarnation: Buffer.from(random.bytes(16)).toString('hex'),
+    sign: (bytes) => ({ signature: ports.keys.orderKey.sign(bytes).toString('base64'), keyId: ports.keys.orderKey.keyId }),
+    settings: sessionSettings(config),
+  })
+  const api = createApi({
+    driver,
+    store,
+    tls: ports.keys.tls,
+    pin: ports.keys.pin,
+    orderKeyPublicBase64: ports.keys.orderKey.publicKeyBase64,
+    instance: config.instance,
+    version: ports.version,
+    clock,
+    random,
+    log,
+    settings: config.settings,
+    tools,
+    onAgentUpgrade: createAgentUpgrade(sessions, log),
+    views: {
+      status: (change) => {
+        const rows = projectRows(driver, store, change)
+        return rows === undefined ? undefined : statusOf(rows, config.instance)
+      },
+      statusText: (status) => renderStatus(status, driver.now()),
+      previewPlan: (request) => previewOf(driver.view, request, store.list('queries', requestQueryPrefix(request.id)), tools),
+    },
+    backup: (path, passphrase) => backup(ports, path, passphrase),
+    limits: { feedClientsMax: config.feed.clientsMax },
+  })
+  return {
+    driver,
+    start: async () => {
+      for (const call of unfinishedClosings(driver.view)) await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+      await driver.start()
+      const { port } = await api.listen(config.listen)
+      await api.listenSocket(config.adminSocket)
+      return { port }
+    },
+    stop: async () => {
+      sessions.stop()
+      await api.close()
+      await driver.stop()
+      store.close()
+    },
+  }
+}
+
+function sessionSettings(config: CoordinatorConfig) {
+  const { sockets } = config
+  return {
+    pingMs: sockets.pingMs,
+    deadMs: sockets.deadMs,
+    authMs: sockets.authDeadlineMs,
+    unauthenticatedMax: sockets.unauthenticatedMax,
+    unauthenticatedPerAddressMax: sockets.unauthenticatedPerAddressMax,
+    bufferedBytesMax: sockets.sendBytesMax,
+  }
+}
+
+/** The rows of a project, from memory while it is open and from the store when it has ended. */
+function projectRows(driver: Driver, store: Store, change: string): ProjectRows | undefined {
+  const open = driver.view.get('changes', change)
+  const live = open === undefined ? undefined : driver.view.get('projects', open.project)
+  if (live !== undefined) return rowsOf(driver.view, live)
+  const past = store.get('changes', change)
+  const project = past === undefined ? undefined : store.get('projects', past.project)
+  if (project === undefined) return undefined
+  return { project, bags: store.list('bags', `${project.id}/`), targets: store.list('targets', `${project.id}/`) }
+}
+
+async function backup(ports: CoordinatorPorts, path: string, passphrase: string) {
+  const { config, store, clock, random, version } = ports
+  const value = await backupSealed({ store, stateDir: config.stateDir, file: path, passphrase, at: clock.wallNow(), program: version, random })
+  return { ok: true as const, value }
+}

@@ -1,0 +1,13 @@
+import { createWorld } from './harness.ts'
+const w = await createWorld({ machines: ['prod-dal10-carrier3-worker-1', 'prod-dal10-carrier3-worker-2'] })
+const chg = await w.begin('prod machines: prod-dal10-carrier3-worker-* outage:0')
+console.log(w.text(chg)); console.log(w.brief(chg))
+const a = w.agent('prod-dal10-carrier3-worker-1')
+await a.steps('claim','update'); await a.record({type:'progress',step:'update',percent:40,label:'hello'})
+await w.later(65000)
+console.log(w.text(chg))
+await a.steps('replan','fetch','pre-checks','latch','install')
+await a.result('failed')
+console.log(w.text(chg))
+await w.retry(chg, a.name); console.log(w.text(chg)); await a.succeed(); await w.agent('prod-dal10-carrier3-worker-2').succeed()
+console.log(w.text(chg), w.fatal, w.json(chg).closeNotes)
