@@ -192,6 +192,7 @@ function onGrant(s: State, frame: Extract<WorkFrame, { t: 'grant' }>): void {
   log.info({ order: frame.order, fence: dropped.fence }, 'grant received')
   s.shipping.expect(frame.order)
   s.connection.send({ t: 'granted', order: frame.order, fence: dropped.fence })
+  s.keeper.hurry()
   schedule(s, 0)
 }
 
@@ -200,6 +201,7 @@ function onRevoke(s: State, order: string): void {
   dropRevoke(s.ports.disk, s.ports.layout, order)
   s.ports.log.info({ order }, 'revoke received')
   s.shipping.expect(order)
+  s.keeper.hurry()
   schedule(s, 0)
 }
 

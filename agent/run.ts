@@ -59,15 +59,13 @@ export async function run(configFile: string): Promise<number> {
   function writeState(path: string, state: ConnectionState): void {
     // Only whether it is connected and why not: an agent that tries in vain must not write at each try.
     const phase = state.phase === 'open' ? 'open' : 'waiting'
-    const text = JSON.stringify({ phase, problem: state.problem })
+    const problem = phase === 'open' ? null : state.problem
+    const text = JSON.stringify({ phase, problem })
     if (kept === text) return
     kept = text
-    writeFileDurably(
-      disk,
-      path,
-      `${JSON.stringify({ phase, problem: state.problem, since: state.since, pid: process.pid })}\n`,
-      { mode: 0o640 },
-    )
+    writeFileDurably(disk, path, `${JSON.stringify({ phase, problem, since: state.since, pid: process.pid })}\n`, {
+      mode: 0o640,
+    })
   }
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {

@@ -62,7 +62,8 @@ export function createDriver(ports: DriverPorts): Driver {
   let failure: Error | null = null
   let rev = store.rev()
   let anchor = { wall: Math.max(clock.wallNow(), store.lastAt()), monotonic: clock.monotonicNow() }
-  let disarm: (() => void) | null = null
+  let timer: { readonly at: Instant; readonly disarm: () => void } | null = null
+  let isStopping = false
 
   /** Monotonic since the anchor; it follows a wall clock that runs ahead and never one that goes back. */
   const now = (): Instant => {
@@ -79,7 +80,7 @@ export function createDriver(ports: DriverPorts): Driver {
   const fail = (error: Error) => {
     if (failure !== null) return
     failure = error
-    disarm?.()
+    timer?.disarm()
     log.error({ err: error }, 'the coordinator must end')
     for (const waiting of queue.splice(0)) waiting.reject(error)
     ports.onFatal(error)
@@ -134,22 +135,26 @@ export function createDriver(ports: DriverPorts): Driver {
     }
   }
 
+  /** A timer that is set fires at its time, whatever comes in the meantime: a busy coordinator must wake too. */
   const arm = () => {
-    disarm?.()
-    disarm = null
     const at = now()
     const wake = nextWake(memory.view, ports.settings, at)
+    if (wake !== null && failure === null && timer !== null && timer.at <= wake) return
+    timer?.disarm()
+    timer = null
     if (wake === null || failure !== null) return
     // A timer of Node takes at most 2^31 - 1 ms; it is armed again when it fires.
-    disarm = clock.after(Math.min(wake - at, 2 ** 30), () => {
+    const disarm = clock.after(Math.min(wake - at, 2 ** 30), () => {
+      timer = null
       void submit({ kind: 'smith' }, { type: 'tick' }).catch((error: unknown) => log.debug({ err: error }, 'no tick: the coordinator ends'))
     })
+    timer = { at: Math.min(wake, at + 2 ** 30), disarm }
   }
 
   const submit = (actor: Actor, event: Event) =>
     new Promise<{ reply: Reply; rev: number }>((resolve, reject) => {
-      if (failure !== null) {
-        reject(failure)
+      if (failure !== null || isStopping) {
+        reject(failure ?? new Error('the coordinator is stopping'))
         return
       }
       queue.push({ actor, event, resolve, reject })
@@ -169,9 +174,14 @@ export function createDriver(ports: DriverPorts): Driver {
       await submit({ kind: 'smith' }, { type: 'opened' })
     },
     stop: async () => {
-      if (failure === null) await submit({ kind: 'smith' }, { type: 'tick' })
+      if (failure === null && !isStopping) {
+        const last = submit({ kind: 'smith' }, { type: 'tick' })
+        // What was asked before this is answered; what comes later is not begun.
+        isStopping = true
+        await last
+      }
       failure ??= new Error('the coordinator has stopped')
-      disarm?.()
+      timer?.disarm()
     },
   }
 }

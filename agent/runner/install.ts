@@ -164,10 +164,13 @@ function awaitFreeLock(run: Run, watch: Watch): void {
     diesWithUs: true,
   }
   ports.processes.start(spec, () => {
+    let isSaid = false
     const look = () => {
       const exit = readExit(ports.disk, order.files)
-      const isHeld = exit === null && dpkgLocksOf(order.target).some((path) => ports.lockHolder(path) !== null)
-      if (isHeld) {
+      const holder = exit === null ? firstHolder(order) : null
+      if (holder !== null) {
+        if (!isSaid) order.records.note(`apt is gone, and ${holder} is still at work; it is waited for`)
+        isSaid = true
         ports.after(config.limits.pollMs, look)
         return
       }
@@ -179,6 +182,14 @@ function awaitFreeLock(run: Run, watch: Watch): void {
     }
     look()
   })
+}
+
+function firstHolder(order: Order): string | null {
+  for (const path of dpkgLocksOf(order.target)) {
+    const holder = order.context.ports.lockHolder(path)
+    if (holder !== null) return `process ${holder.pid} (${visible(holder.command)})`
+  }
+  return null
 }
 
 function afterInstall(run: Run, exit: InstallExit): void {

@@ -8,10 +8,16 @@ import type { AgentPorts, Cancel } from '../ports.ts'
 
 const RETRY_MS_MIN = 1_000
 const RETRY_MS_MAX = 60_000
-/** How soon to look again for one who has found another at work. */
-const BUSY_RETRY_MS = 2_000
+/** How soon to look again for one who has found another at work; longer each time, since a run can take an hour. */
+const BUSY_RETRY_MS_MIN = 2_000
+const BUSY_RETRY_MS_MAX = 30_000
 
-export type RunnerKeeper = { readonly check: () => void; readonly stop: () => void }
+export type RunnerKeeper = {
+  readonly check: () => void
+  /** Something new lies in the inbox: the runner that was at work may have ended without seeing it. */
+  readonly hurry: () => void
+  readonly stop: () => void
+}
 
 type State = {
   readonly ports: Pick<AgentPorts, 'clock' | 'log' | 'startRunner'>
@@ -19,15 +25,25 @@ type State = {
   readonly onEnd: () => void
   running: boolean
   failures: number
+  /** How often another was found at work since the last hurry. */
+  found: number
   timer: Cancel | null
   stopped: boolean
 }
 
 /** `onEnd` is called after a runner has ended, since the disk has changed then. */
 export function createRunnerKeeper(ports: State['ports'], isNeeded: () => boolean, onEnd: () => void): RunnerKeeper {
-  const s: State = { ports, isNeeded, onEnd, running: false, failures: 0, timer: null, stopped: false }
+  const s: State = { ports, isNeeded, onEnd, running: false, failures: 0, found: 0, timer: null, stopped: false }
   return {
     check: () => check(s),
+    hurry: () => {
+      if (s.found > 0) {
+        s.found = 0
+        s.timer?.()
+        s.timer = null
+      }
+      check(s)
+    },
     stop: () => {
       s.stopped = true
       s.timer?.()
@@ -59,7 +75,11 @@ function onExit(s: State, status: number | null): void {
 }
 
 function delayAfter(s: State, status: number | null): number {
-  if (status === RUNNER_BUSY_STATUS) return BUSY_RETRY_MS
+  if (status === RUNNER_BUSY_STATUS) {
+    s.found += 1
+    return Math.min(BUSY_RETRY_MS_MAX, BUSY_RETRY_MS_MIN * 2 ** Math.min(s.found - 1, 10))
+  }
+  s.found = 0
   // Even a runner that ended well may have missed what came in its last moment; one that keeps ending is spared.
   const delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.min(s.failures, 10))
   s.failures += 1

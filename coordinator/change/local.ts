@@ -7,6 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { type Draft, type View, createDraft, instanceOf } from '../domain/draft.ts'
 import type { ChangeCall, Command, Envelope, Outcome, Permission, Reply, Tools } from '../domain/events.ts'
 import { mayCommand } from '../domain/authority.ts'
+import { closeCodeOf } from '../domain/rollout.ts'
 import type { Actor, LocalChange } from '../domain/state.ts'
 
 type Decision = Extract<Command, { type: 'decide' }>
@@ -166,7 +167,6 @@ export function unfinishedClosings(view: View): ChangeCall[] {
   return [...view.all('localChanges')].flatMap((change) => {
     const project = view.get('projects', change.project) ?? view.archived('projects', change.project)
     if (project?.state !== 'closed') return []
-    const code = project.outcome === 'complete' ? 'successful' : 'unsuccessful'
-    return [{ call: 'close' as const, project: project.id, change: change.number, code, notes: project.closeNotes ?? '' }]
+    return [{ call: 'close' as const, project: project.id, change: change.number, code: closeCodeOf(project), notes: project.closeNotes ?? '' }]
   })
 }

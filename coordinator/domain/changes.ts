@@ -3,11 +3,10 @@
  * project by letting its machines plan once more; news never grants anything, only an answer to an ask does.
  */
 import type { Refusal } from '../../protocol/errors.ts'
-import { checkAgain } from './commands.ts'
 import { cancelUnstarted } from './commands.ts'
 import type { Draft } from './draft.ts'
 import type { Event, Permission, Reply } from './events.ts'
-import { actorName, endRequest } from './planning.ts'
+import { actorName, checkAgain, endRequest } from './planning.ts'
 import { releaseMachine } from './lines.ts'
 import { approvalLost, usePermission } from './rollout.ts'
 import type { Project } from './state.ts'
@@ -53,6 +52,9 @@ export function refuseChange(draft: Draft, project: string, refusal: Refusal): R
 export function takePermission(draft: Draft, event: Extract<Event, { type: 'permission' }>): Reply {
   const project = draft.get('projects', event.project)
   if (project === undefined || project.change !== event.permission.change) return DONE
+  // An answer that is no longer waited for may be older than what is known: it can only deny.
+  const isLate = event.ask !== null && project.ask?.id !== event.ask
+  if (isLate && event.permission.approval === 'approved') return DONE
   takeNews(draft, project, event.permission)
   const now = draft.get('projects', event.project)
   if (now !== undefined && event.ask !== null) {
@@ -64,32 +66,28 @@ export function takePermission(draft: Draft, event: Extract<Event, { type: 'perm
 }
 
 function takeNews(draft: Draft, project: Project, permission: Permission): void {
-  const isApproved = permission.approval === 'approved' && permission.digest === project.digest && permission.state === 'open'
-  if (isApproved) {
+  const lost = approvalLost(project, permission)
+  if (lost === null) {
     if (project.approval !== null) return
     const by = permission.by ?? 'unknown'
     const approved = changeProject(draft, project.id, { approval: { by, at: draft.at }, denied: null, stop: null })
     sayOf(draft, approved, { fact: 'changeApproved', reason: `by ${by}` })
-    if (project.state !== 'pending') return
-    changeProject(draft, project.id, { state: 'checking' })
-    const places = Array.from({ length: project.targets }, (_, index) => index)
-    checkAgain(draft, project.id, places.filter((index) => targetOf(draft, project.id, index).planHash !== ''))
+    if (project.state === 'pending') changeProject(draft, project.id, { state: 'checking' })
+    checkAgain(draft, project.id)
     return
   }
   const isRefused = permission.approval === 'rejected' || permission.approval === 'withdrawn' || permission.state === 'closed'
   if (project.state === 'pending') {
-    if (isRefused) cancelRefused(draft, project, permission)
+    if (isRefused) cancelRefused(draft, project, permission, lost)
     return
   }
   if (project.approval === null) return
-  const reason = approvalLost(permission)
-  const without = changeProject(draft, project.id, { approval: null, ask: null, denied: { code: 'approval', reason } })
-  sayOf(draft, without, { fact: 'changeWithdrawn', reason })
+  const without = changeProject(draft, project.id, { approval: null, ask: null, denied: { code: 'approval', reason: lost } })
+  sayOf(draft, without, { fact: 'changeWithdrawn', reason: lost })
 }
 
 /** Rejected before anything ran: the project is over. */
-function cancelRefused(draft: Draft, project: Project, permission: Permission): void {
-  const reason = approvalLost(permission)
+function cancelRefused(draft: Draft, project: Project, permission: Permission, reason: string): void {
   const by = permission.by ?? actorName(draft.actor)
   const cancelled = changeProject(draft, project.id, { cancelling: { by, at: draft.at, reason }, ask: null })
   sayOf(draft, cancelled, { fact: 'changeRejected', reason })

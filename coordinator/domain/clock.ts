@@ -75,8 +75,8 @@ function endOverdueQuery(draft: Draft, query: Query): void {
 
 function watchOrder(draft: Draft, order: Order): void {
   if (order.state !== 'granted' && order.state !== 'running') return
-  const { silenceMsMax } = draft.tools.settings.limits
-  if (order.silentSince !== null && draft.at - order.silentSince >= silenceMsMax) {
+  const end = silenceEnd(draft, draft.tools.settings, order)
+  if (order.silentSince !== null && end !== null && draft.at >= end) {
     const seconds = Math.round((draft.at - order.silentSince) / 1000)
     const where = order.step === null ? 'before it took up the grant' : `in step ${order.step}`
     loseOrder(draft, order, `${order.name} fell silent ${where}; nothing was heard of it for ${seconds} s`)
@@ -84,6 +84,15 @@ function watchOrder(draft: Draft, order: Order): void {
   }
   // Connected and past its time: the grant can't be claimed any more, which the machine itself must confirm.
   if (!order.claimed && !order.revoking && order.silentSince === null && draft.at > (order.startBy ?? 0)) callBack(draft, order)
+}
+
+/** When silence makes an order unknown, null while it is not silent. A reboot may take the outage that was declared. */
+function silenceEnd(view: View, settings: Settings, order: Order): Instant | null {
+  if (order.silentSince === null) return null
+  const end = order.silentSince + settings.limits.silenceMsMax
+  if (order.step !== 'reboot' || order.stepAt === null) return end
+  const minutes = view.get('projects', order.project)?.options.outageMinutes ?? 0
+  return Math.max(end, order.stepAt + minutes * 60_000)
 }
 
 /** Asks about a change that waits for a decision, and asks again what was not answered. */
@@ -112,7 +121,8 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   for (const request of view.all('requests')) if (request.state === 'planning') consider(Math.max(request.deadline, at + 1000))
   for (const order of view.all('orders')) {
     if (order.state !== 'granted' && order.state !== 'running') continue
-    if (order.silentSince !== null) consider(order.silentSince + limits.silenceMsMax)
+    const silenceEndsAt = silenceEnd(view, settings, order)
+    if (silenceEndsAt !== null) consider(silenceEndsAt)
     else if (!order.claimed && !order.revoking) consider((order.startBy ?? 0) + 1)
   }
   for (const project of view.all('projects')) {

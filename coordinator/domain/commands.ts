@@ -7,9 +7,9 @@ import { type Draft, instanceOf } from './draft.ts'
 import type { Command, Reply } from './events.ts'
 import { freeLine, noteBag, releaseMachine } from './lines.ts'
 import { endOrder, isActive } from './order.ts'
-import { actorName, askQuery, dropChecks, putQuery } from './planning.ts'
+import { actorName, checkAgain, dropChecks } from './planning.ts'
 import type { Order, Project, Target } from './state.ts'
-import { changeProject, changeTarget, hasEnded, projectOf, sayOf, targetNamed, targetOf } from './targets.ts'
+import { changeProject, changeTarget, isUnstarted, projectOf, sayOf, targetNamed, targetOf } from './targets.ts'
 
 type Steering = Extract<Command, { change: string }>
 
@@ -93,10 +93,18 @@ function resume(draft: Draft, project: Project): Reply {
       remedy: `look at the machine, then: smith resolve ${project.change ?? ''} ${active.name} --as succeeded|failed --reason REASON`,
     })
   }
+  if (project.stop?.code === 'approval' && project.paused === null) {
+    return no({ kind: 'conflict', message: project.stop.reason, subject: project.change ?? '', remedy: project.stop.lift })
+  }
   // A hold that began as a wait is lifted here: it may wait once more.
-  changeProject(draft, project.id, { paused: null, stop: null, denied: null, ask: null })
+  changeProject(draft, project.id, { paused: null, stop: null, denied: lostApproval(project), ask: null })
   sayOf(draft, project, { fact: 'resumed' })
   return { ok: true }
+}
+
+/** Why there is no approval stays known until there is one. */
+function lostApproval(project: Project): Project['denied'] {
+  return project.approval === null ? project.denied : null
 }
 
 function cancel(draft: Draft, project: Project, reason: string): Reply {
@@ -109,18 +117,29 @@ function cancel(draft: Draft, project: Project, reason: string): Reply {
   return { ok: true }
 }
 
-/** Nothing more is granted: machines not yet granted are cancelled, and failures need no decision any more. */
+/**
+ * Nothing more is granted: machines not yet granted are cancelled, and failures that changed nothing need no decision
+ * any more. One that keeps its cluster goes on to keep it until it is skipped or resolved (SER-3).
+ */
 export function cancelUnstarted(draft: Draft, project: Project, reason: string): void {
+  const bags = new Map<number, Target>()
   for (let index = project.cursor; index < project.targets; index += 1) {
     const target = targetOf(draft, project.id, index)
-    if (!['planned', 'offered', 'ready'].includes(target.state)) continue
+    if (!isUnstarted(target)) continue
     const order = target.order === null ? undefined : draft.get('orders', target.order)
     if (order?.state === 'offered') draft.put('orders', order.id, { ...order, state: 'cancelled', endedAt: draft.at })
     const after = changeTarget(draft, target, { state: 'cancelled', endedAt: draft.at, reason })
     releaseMachine(draft, after, {})
     sayOf(draft, project, { fact: 'machineCancelled', machine: after.name })
+    bags.set(after.bag, after)
   }
-  for (const index of projectOf(draft, project.id).undecided) settleFailure(draft, project.id, index)
+  for (const index of projectOf(draft, project.id).undecided) {
+    const failed = targetOf(draft, project.id, index)
+    if (failed.keepsLine) continue
+    settleFailure(draft, project.id, index)
+    bags.set(failed.bag, failed)
+  }
+  for (const last of bags.values()) noteBag(draft, projectOf(draft, project.id), last, `cancelled: ${reason}`)
   // Machines that are planning again give answers that no longer matter.
   dropChecks(draft, project.id)
   changeProject(draft, project.id, { checksOpen: 0 })
@@ -151,7 +170,9 @@ function retry(draft: Draft, project: Project, target: Target): Reply {
       remedy: target.state === 'unknown' ? `smith resolve ${change} ${target.name} --as failed --reason REASON, then retry` : `smith status ${change}`,
     })
   }
-  if (project.cancelling !== null) return no({ kind: 'conflict', message: `${change} is being cancelled`, subject: change, remedy: 'ask for a new one with smith patch' })
+  if (project.cancelling !== null) {
+    return no({ kind: 'conflict', message: `${change} is being cancelled`, subject: change, remedy: `smith skip ${change} ${target.name} --reason REASON, and ask for it in a new request` })
+  }
   const machine = draft.get('machines', target.machine)
   if (machine === undefined || machine.state === 'retired') {
     return no({
@@ -178,7 +199,7 @@ function retry(draft: Draft, project: Project, target: Target): Reply {
     isEmpty: false,
   })
   retireOrder(draft, target)
-  changeProject(draft, project.id, { undecided, cursor: Math.min(project.cursor, target.index), denied: null })
+  changeProject(draft, project.id, { undecided, cursor: Math.min(project.cursor, target.index), denied: lostApproval(project) })
   sayOf(draft, project, { fact: 'retryAsked', machine: target.name })
   // Drift is asked about again at once: the machine says without a run whether the archive is as it was.
   if (isDrift && draft.get('sessions', target.machine) !== undefined) checkAgain(draft, project.id, [target.index])
@@ -196,28 +217,9 @@ function retireOrder(draft: Draft, target: Target): void {
   draft.retire('orders', order.id, order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order)
 }
 
-/** Asks the machines at these places to plan again; nothing is granted until they have answered. */
-export function checkAgain(draft: Draft, id: string, places: readonly number[]): void {
-  const project = projectOf(draft, id)
-  const round = project.checkRound + 1
-  let asked = 0
-  for (const index of places) {
-    const target = targetOf(draft, id, index)
-    const machine = draft.get('machines', target.machine)
-    const isThere = machine !== undefined && draft.get('sessions', target.machine) !== undefined
-    if (hasEnded(target) || !isThere) continue
-    changeTarget(draft, target, { check: 'due' })
-    const query = putQuery(draft, { purpose: 'check', owner: id, round, index, machine, matched: false })
-    askQuery(draft, query, { build: project.build, outageMinutes: project.options.outageMinutes })
-    asked += 1
-  }
-  changeProject(draft, id, { checkRound: round, checksOpen: project.checksOpen + asked })
-  draft.touch(id)
-}
-
 function skip(draft: Draft, project: Project, target: Target, reason: string): Reply {
   const change = project.change ?? ''
-  const mayBeSkipped = project.undecided.includes(target.index) || ['planned', 'offered', 'ready'].includes(target.state)
+  const mayBeSkipped = project.undecided.includes(target.index) || isUnstarted(target)
   if (!mayBeSkipped) {
     return no({
       kind: 'conflict',
@@ -241,12 +243,13 @@ function resolve(draft: Draft, project: Project, target: Target, command: Extrac
   const message = `resolved as ${command.as} by ${by}: ${command.reason}`
   const order = project.active === null ? undefined : draft.get('orders', project.active)
   if (order !== undefined && order.target === target.index && isActive(order)) {
-    if (order.result === null && (draft.get('sessions', order.machine) !== undefined || order.state !== 'unknown')) {
+    if (order.result === null && isAtIt(draft, order)) {
+      const isThere = draft.get('sessions', order.machine) !== undefined
       return no({
         kind: 'conflict',
-        message: `${target.name} is ${draft.get('sessions', order.machine) === undefined ? order.state : 'in reach and still at it'}`,
+        message: `${target.name} is ${isThere ? 'in reach and still at it' : `${order.state}, and was heard of a moment ago`}`,
         subject: target.name,
-        remedy: `wait for its own word: smith logs ${project.change ?? ''} --follow`,
+        remedy: `wait for its own word (smith logs ${project.change ?? ''} --follow); if none can come, stop smith-agent there, and resolve it when it is unknown`,
       })
     }
     endOrder(draft, order, {
@@ -255,11 +258,13 @@ function resolve(draft: Draft, project: Project, target: Target, command: Extrac
       message,
       evidence: target.evidence,
       advice: [],
-      latched: order.latched,
+      // Nobody knows whether apt had begun: in doubt the failure keeps its cluster.
+      latched: order.latched || command.as === 'failed',
       rebootPending: target.rebootPending,
       result: order.result,
       resolvedBy: by,
-      isDecided: false,
+      // Otherwise it is a failure to retry, skip or resolve; a cancelled project tries nothing again.
+      isDecided: project.cancelling !== null,
     })
     sayOf(draft, project, { fact: 'machineResolved', machine: target.name, state: command.as, reason: command.reason })
     return { ok: true }
@@ -272,6 +277,15 @@ function resolve(draft: Draft, project: Project, target: Target, command: Extrac
   sayOf(draft, project, { fact: 'machineResolved', machine: target.name, state: command.as, reason: command.reason })
   noteBag(draft, projectOf(draft, project.id), target, `${target.name}: ${message}`)
   return { ok: true }
+}
+
+/** Whether the machine may still say how the order ended: not when it came back and no longer knows what it had begun. */
+function isAtIt(draft: Draft, order: Order): boolean {
+  if (order.state !== 'unknown') return true
+  const session = draft.get('sessions', order.machine)
+  if (session === undefined) return false
+  const isLost = order.claimed && session.since >= (order.grantedAt ?? 0) && session.orders.every((entry) => entry.order !== order.id)
+  return !isLost
 }
 
 export function freeze(draft: Draft, reason: string): Reply {

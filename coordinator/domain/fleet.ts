@@ -8,7 +8,7 @@ import type { Command, Event, Reply } from './events.ts'
 import { resync } from './news.ts'
 import { refuseQuery } from './news.ts'
 import { endOrder, isActive } from './order.ts'
-import { actorName, askNext } from './planning.ts'
+import { actorName, askNext, repeatQuery } from './planning.ts'
 import { machineNamed } from './selection.ts'
 import type { Enrolment, Machine } from './state.ts'
 import { changeProject, changeTarget, hasEnded, projectOf, sayOf, targetsOf } from './targets.ts'
@@ -16,6 +16,9 @@ import { changeProject, changeTarget, hasEnded, projectOf, sayOf, targetsOf } fr
 function no(refusal: Refusal): Reply {
   return { ok: false, refusals: [refusal] }
 }
+
+/** No instance grants this often; a machine that claims so would use up the numbers of all others. */
+const FENCE_MAX = 2 ** 48
 
 /** A machine that proved its key and said what it has in hand; its older session is cut off. */
 export function openSession(draft: Draft, event: Extract<Event, { type: 'sessionOpened' }>): Reply {
@@ -28,6 +31,10 @@ export function openSession(draft: Draft, event: Extract<Event, { type: 'session
     return no({ kind: 'not-allowed', message: 'this machine may not connect', subject: event.machine, remedy: 'enrol it anew' })
   }
   if (event.counter <= machine.counter) return staleCounter(draft, event)
+  if (hello.fence > FENCE_MAX) {
+    drop('notAllowed', event.session)
+    return no({ kind: 'not-allowed', message: `${machine.name} reports the fence ${hello.fence}, which no coordinator gave`, subject: machine.name, remedy: `enrol it anew: smith enrol new --name ${machine.name} --replace` })
+  }
   const older = draft.get('sessions', event.machine)
   if (older !== undefined) drop('superseded', older.session)
   draft.put('machines', machine.id, {
@@ -60,7 +67,8 @@ export function openSession(draft: Draft, event: Extract<Event, { type: 'session
 /** A machine that knows more than this database does: the database is an old copy, and nothing may be granted. */
 function checkHistory(draft: Draft, machine: Machine, event: Extract<Event, { type: 'sessionOpened' }>): void {
   const instance = instanceOf(draft)
-  const strange = event.hello.orders.find((entry) => draft.get('orders', entry.order) === undefined && draft.archived('orders', entry.order) === undefined)
+  // What bears a fence that the machine reported before has been seen: it freezes nothing a second time.
+  const strange = event.hello.orders.find((entry) => entry.fence > machine.fence && draft.archived('orders', entry.order) === undefined)
   if (event.hello.fence <= instance.fence && strange === undefined) return
   const what = strange === undefined ? `fence ${event.hello.fence}, above ${instance.fence}` : `order ${strange.order}`
   const reason = `${machine.name} knows ${what}, which this database does not: it is an old copy; see what the machines did since, then smith unfreeze`
@@ -73,16 +81,25 @@ function checkHistory(draft: Draft, machine: Machine, event: Extract<Event, { ty
 /** What waited for this machine goes on. */
 function resume(draft: Draft, machine: Machine): void {
   if (machine.project !== null) draft.touch(machine.project)
+  for (const query of [...draft.all('queries')]) {
+    if (query.machine === machine.id && query.state === 'asked') repeatQuery(draft, query)
+  }
   for (const request of [...draft.all('requests')]) if (request.state === 'planning') askNext(draft, request)
 }
 
 export function closeSession(draft: Draft, event: Extract<Event, { type: 'sessionClosed' }>): Reply {
   const session = draft.get('sessions', event.machine)
   if (session?.session !== event.session) return { ok: true }
-  draft.remove('sessions', event.machine)
   const machine = draft.get('machines', event.machine)
-  if (machine === undefined) return { ok: true }
-  draft.say({ fact: 'machineDisconnected', machine: machine.name, machineId: machine.id, reason: event.reason })
+  if (machine === undefined) draft.remove('sessions', event.machine)
+  else endSession(draft, machine, event.reason)
+  return { ok: true }
+}
+
+/** Nobody waits any more for what the machine was to answer, and its run is silent from now on. */
+function endSession(draft: Draft, machine: Machine, reason: string): void {
+  draft.remove('sessions', machine.id)
+  draft.say({ fact: 'machineDisconnected', machine: machine.name, machineId: machine.id, reason })
   for (const query of [...draft.all('queries')]) {
     if (query.machine !== machine.id || query.state !== 'asked') continue
     refuseQuery(draft, query, {
@@ -92,7 +109,7 @@ export function closeSession(draft: Draft, event: Extract<Event, { type: 'sessio
       remedy: 'ask again when it is back',
     })
   }
-  if (machine.project === null) return { ok: true }
+  if (machine.project === null) return
   const project = draft.get('projects', machine.project)
   const order = project?.active == null ? undefined : draft.get('orders', project.active)
   if (order !== undefined && order.machine === machine.id && order.silentSince === null) {
@@ -100,7 +117,6 @@ export function closeSession(draft: Draft, event: Extract<Event, { type: 'sessio
     sayOf(draft, projectOf(draft, order.project), { fact: 'orderSilent', machine: order.name, order: order.id })
   }
   draft.touch(machine.project)
-  return { ok: true }
 }
 
 /** Two holders of one key: neither may connect until a person has found out which is the real one. */
@@ -115,7 +131,10 @@ export function staleCounter(draft: Draft, event: { readonly machine: string; re
   if (machine === undefined || machine.quarantined !== null) return no(refusal)
   draft.put('machines', machine.id, { ...machine, quarantined: `two holders of its key; the second connected from ${event.address}` })
   const session = draft.get('sessions', machine.id)
-  if (session !== undefined) draft.send({ to: 'agent', machine: machine.id, drop: { session: session.session, reason: 'quarantined' } })
+  if (session !== undefined) {
+    draft.send({ to: 'agent', machine: machine.id, drop: { session: session.session, reason: 'quarantined' } })
+    endSession(draft, machine, 'quarantined')
+  }
   draft.say({ fact: 'machineQuarantined', machine: machine.name, machineId: machine.id, reason: refusal.message })
   return no(refusal)
 }
@@ -208,7 +227,7 @@ function retireMachine(draft: Draft, machine: Machine): void {
   const session = draft.get('sessions', machine.id)
   if (session !== undefined) {
     draft.send({ to: 'agent', machine: machine.id, drop: { session: session.session, reason: 'notAllowed' } })
-    draft.remove('sessions', machine.id)
+    endSession(draft, machine, 'enrolled anew')
   }
   if (machine.project !== null) loseMachine(draft, machine, machine.project)
   const now = draft.get('machines', machine.id) ?? machine

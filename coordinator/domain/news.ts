@@ -14,7 +14,7 @@ import { shortList } from './selection.ts'
 import { endOrder, grantPayloadOf, hearOrder, isActive, loseOrder, voidOrder } from './order.ts'
 import { answerQuery, keepPlan } from './planning.ts'
 import type { Order, Query, Target } from './state.ts'
-import { changeProject, changeTarget, hasEnded, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import { changeProject, changeTarget, hasEnded, isUnstarted, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 const DONE: Reply = { ok: true }
 
@@ -143,11 +143,12 @@ function takePrefetched(draft: Draft, machine: string, id: string): Reply {
 
 function takeRecords(draft: Draft, machine: string, id: string, records: readonly RunRecord[]): Reply {
   const order = draft.get('orders', id) ?? draft.archived('orders', id)
-  if (order === undefined || order.machine !== machine || order.fence === 0) {
-    return {
-      ok: false,
-      refusals: [{ kind: 'not-allowed', message: `order ${id} was not granted to this machine`, subject: id, remedy: 'none: these records are not taken' }],
-    }
+  if (order !== undefined && order.machine !== machine) {
+    return { ok: false, refusals: [{ kind: 'not-allowed', message: `order ${id} is another machine's`, subject: id, remedy: 'none: these records are not taken' }] }
+  }
+  if (order === undefined || order.fence === 0) {
+    // A database that was restored does not know what was granted since: no fault of the machine, which keeps its records.
+    return { ok: false, refusals: [{ kind: 'not-found', message: `no order ${id} was granted here`, subject: id, remedy: 'the records stay on the machine: /opt/smith-agent.log' }] }
   }
   const isWhole = records.every((record, index) => index === 0 || record.n === (records[index - 1]?.n ?? 0) + 1)
   const resultAt = records.findIndex((record) => record.type === 'result')
@@ -278,17 +279,39 @@ export function resync(draft: Draft, machine: string, inHand: readonly OrderInHa
   for (const entry of inHand) {
     const order = draft.get('orders', entry.order) ?? draft.archived('orders', entry.order)
     if (order === undefined || order.machine !== machine) continue
+    if (order.fence === 0) {
+      dropUsedOrder(draft, order, entry)
+      continue
+    }
     acknowledge(draft, order)
     if (!isActive(order)) continue
     const started = ['claimed', 'latched', 'ended'].includes(entry.evidence)
     draft.put('orders', order.id, { ...order, claimed: order.claimed || started, silentSince: null, heardAt: draft.at })
-    if (order.result === null && started && entry.evidence !== 'ended') hearOrder(draft, mustHave(draft.get('orders', order.id), 'an order'))
+    const isKnown = ['inbox', 'claimed', 'latched'].includes(entry.evidence)
+    if (order.result === null && isKnown) hearOrder(draft, mustHave(draft.get('orders', order.id), 'an order'))
     if (entry.evidence === 'refused' || order.revoking) draft.send({ to: 'agent', machine, frame: { t: 'revoke', order: order.id } })
   }
   const known = new Set(inHand.map((entry) => entry.order))
   for (const order of [...draft.all('orders')]) {
-    if (order.machine === machine && isActive(order) && !known.has(order.id)) notInHand(draft, order)
+    if (order.machine !== machine) continue
+    if (isActive(order) && !known.has(order.id)) notInHand(draft, order)
+    if (order.state === 'offered') offerAgain(draft, order)
   }
+}
+
+/** An offer may have been lost on its way; without authority, it may be repeated. */
+function offerAgain(draft: Draft, order: Order): void {
+  const target = targetOf(draft, order.project, order.target)
+  if (target.state === 'offered' && target.order === order.id) draft.send({ to: 'agent', machine: order.machine, offer: { order: order.id, planHash: target.planHash } })
+}
+
+/** The machine has a grant of an order that was only offered here: an older database was restored. Its id is used up. */
+function dropUsedOrder(draft: Draft, order: Order, entry: OrderInHand): void {
+  if (order.state !== 'offered' || entry.fence === 0) return
+  draft.retire('orders', order.id, { ...order, state: 'cancelled', endedAt: draft.at })
+  const target = targetOf(draft, order.project, order.target)
+  if (target.order === order.id && isUnstarted(target)) changeTarget(draft, target, { state: 'planned', order: null })
+  draft.touch(order.project)
 }
 
 /** The machine does not know an order that was granted to it. */

@@ -120,6 +120,9 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   }
   draft.put('orders', order.id, ended)
   const failed = ending.state === 'failed'
+  const before = projectOf(draft, order.project)
+  // A cancelled project tries nothing again, so a failure that changed nothing needs no decision.
+  const isDecided = ending.isDecided || (before.cancelling !== null && !ended.latched)
   const target = changeTarget(draft, targetOf(draft, order.project, order.target), {
     state: ending.state,
     endedAt: draft.at,
@@ -128,11 +131,10 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
     evidence: ending.evidence,
     advice: ending.advice,
     rebootPending: ending.rebootPending,
-    keepsLine: failed && ended.latched && !ending.isDecided,
+    keepsLine: failed && ended.latched && !isDecided,
     reason: ending.resolvedBy === null ? null : ending.message,
   })
-  const before = projectOf(draft, order.project)
-  const undecided = failed && !ending.isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided
+  const undecided = failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided
   const project = changeProject(draft, order.project, { active: null, freeSince: draft.at, ask: null, undecided })
   sayOrder(draft, project, order, {
     fact: failed ? 'orderFailed' : 'orderSucceeded',
@@ -141,7 +143,7 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   })
   releaseMachine(draft, target, failed ? {} : { lastPatchedAt: draft.at, rebootPending: ending.rebootPending })
   // Until it is decided about, a failed machine stays in its project: nobody else may ask for it.
-  if (failed && !ending.isDecided) keepMachine(draft, target)
+  if (failed && !isDecided) keepMachine(draft, target)
   freeLine(draft, `project:${order.project}`, target)
   if (!target.keepsLine) freeLine(draft, `cluster:${target.cluster}`, target)
   draft.touch(project.id)

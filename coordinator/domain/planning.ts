@@ -12,7 +12,7 @@ import { parseRequest } from './request.ts'
 import { clusterOf, impedimentOf, maySkip, selectMachines } from './selection.ts'
 import type { Actor, Machine, Project, Query, Request, Target } from './state.ts'
 import { placeKey } from './state.ts'
-import { NO_COUNTS, countOf, mustHave, sayOf } from './targets.ts'
+import { NO_COUNTS, changeProject, changeTarget, countOf, isUnstarted, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 /** A query's id begins with its owner's: 22 digits of it, 2 for the round, 8 for the place. */
 export function queryId(owner: string, round: number, index: number): string {
@@ -41,13 +41,13 @@ type Ask = { readonly text: string; readonly preview: boolean; readonly key: str
 
 /** Takes a request. The reply has its id; what became of it is read from the request itself. */
 export function makeRequest(draft: Draft, ask: Ask): Reply {
-  const repeated = ask.key === null ? undefined : draft.get('requestKeys', ask.key)
-  if (repeated !== undefined) return { ok: true, value: { request: repeated.request } }
+  const repeated = ask.key === null ? undefined : draft.archived('requestKeys', ask.key)
+  if (repeated !== undefined) return repeat(draft, ask, repeated.request)
   const parse = parseRequest(ask.text)
-  if (!parse.ok) return refuseAtOnce(draft, ask, parse.refusals)
   const { parsed } = parse
   const selection = selectMachines(draft, parsed, draft.tools)
-  if (selection.refusals.length > 0) return refuseAtOnce(draft, ask, selection.refusals)
+  const refusals = [...(parse.ok ? [] : parse.refusals), ...selection.refusals]
+  if (refusals.length > 0) return refuseAtOnce(draft, ask, refusals)
   const id = draft.tools.newId()
   const request: Request = {
     id,
@@ -64,12 +64,7 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
     total: selection.machines.length,
     answered: 0,
     refusals: [],
-    skipped: selection.skipped.map(({ machine, reason }, index) => ({
-      index: selection.machines.length + index,
-      name: machine.name,
-      machine: machine.id,
-      reason,
-    })),
+    skipped: selection.skipped.map(({ machine, reason, before }) => ({ index: before, name: machine.name, machine: machine.id, reason })),
     project: null,
     change: null,
     deadline: draft.at + draft.tools.settings.limits.planTimeMsMax,
@@ -79,9 +74,17 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
   selection.machines.forEach(({ machine, matched }, index) => {
     putQuery(draft, { purpose: 'request', owner: id, round: 0, index, machine, matched })
   })
-  draft.say({ fact: 'requestMade', request: id, text: ask.text })
+  draft.say({ fact: 'requestMade', request: id, text: ask.text.slice(0, 1000) })
   askNext(draft, request)
   return { ok: true, value: { request: id } }
+}
+
+/** The answer to a request was lost and it is made again: the same key, the same request. */
+function repeat(draft: Draft, ask: Ask, id: string): Reply {
+  const request = mustHave(draft.archived('requests', id), `request ${id}`)
+  if (request.text === ask.text && request.preview === ask.preview && request.by === actorName(draft.actor)) return { ok: true, value: { request: id } }
+  const message = 'this key was used for another request'
+  return { ok: false, refusals: [{ kind: 'conflict', message, remedy: 'make a new key for each request; the same one only repeats it' }] }
 }
 
 function refuseAtOnce(draft: Draft, ask: Ask, refusals: readonly Refusal[]): Reply {
@@ -126,11 +129,38 @@ export function dropChecks(draft: Draft, project: string): void {
   }
 }
 
+/** Asks the unstarted machines (at these places) to plan again; nothing is granted until they have answered. */
+export function checkAgain(draft: Draft, id: string, places?: readonly number[]): void {
+  const project = projectOf(draft, id)
+  const round = project.checkRound + 1
+  let asked = 0
+  for (const index of places ?? Array.from({ length: project.targets }, (_, place) => place)) {
+    const target = targetOf(draft, id, index)
+    const machine = draft.get('machines', target.machine)
+    const isThere = machine !== undefined && draft.get('sessions', target.machine) !== undefined
+    if (!isUnstarted(target) || !isThere) continue
+    changeTarget(draft, target, { check: 'due' })
+    const query = putQuery(draft, { purpose: 'check', owner: id, round, index, machine, matched: false })
+    askQuery(draft, query, { build: project.build, outageMinutes: project.options.outageMinutes })
+    asked += 1
+  }
+  changeProject(draft, id, { checkRound: round, checksOpen: project.checksOpen + asked })
+  draft.touch(id)
+}
+
 /** Sends the question of a query and starts its time. */
 export function askQuery(draft: Draft, query: Query, frame: { readonly build: string; readonly outageMinutes: number }): void {
   draft.put('queries', query.id, { ...query, state: 'asked', deadline: draft.at + draft.tools.settings.limits.planTimeMsMax })
   const plan: CoordinatorFrame = { t: 'plan', query: query.id, ...frame }
   draft.send({ to: 'agent', machine: query.machine, frame: plan })
+}
+
+/** The question again, for a machine that connected anew while it planned; its time goes on. */
+export function repeatQuery(draft: Draft, query: Query): void {
+  const asker = query.purpose === 'request' ? draft.get('requests', query.owner) : draft.get('projects', query.owner)
+  if (asker === undefined) return
+  const frame: CoordinatorFrame = { t: 'plan', query: query.id, build: asker.build, outageMinutes: asker.options.outageMinutes }
+  draft.send({ to: 'agent', machine: query.machine, frame })
 }
 
 function queriesOf(draft: Draft, request: Request): Query[] {
@@ -254,6 +284,7 @@ function planOf(draft: Draft, query: Query): Plan {
 /** Drops an ended request from memory; the store keeps it with its queries. */
 export function endRequest(draft: Draft, request: Request): void {
   draft.retire('requests', request.id, request)
+  if (request.key !== null) draft.retire('requestKeys', request.key, { request: request.id })
   for (const query of queriesOf(draft, request)) draft.retire('queries', query.id, query)
 }
 
@@ -268,8 +299,9 @@ type Place = {
 /** Machines grouped by cluster, clusters in the order of their first mention, machines in the order asked. */
 function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Place[][] {
   const entries = [
-    ...planned.map((query) => ({ index: query.index, machine: query.machine, query, reason: null })),
+    // The sort is stable: a machine skipped at the outset stands before the one whose place it bears.
     ...request.skipped.map((skip) => ({ index: skip.index, machine: skip.machine, query: null, reason: skip.reason })),
+    ...planned.map((query) => ({ index: query.index, machine: query.machine, query, reason: null })),
   ].toSorted((a, b) => a.index - b.index)
   const byCluster = new Map<string, Place[]>()
   for (const entry of entries) {

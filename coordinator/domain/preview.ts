@@ -8,16 +8,20 @@ import type { Query, Request } from './state.ts'
 
 /** Undefined while a machine has not answered. The digest is that of the change which would be raised. */
 export function previewOf(view: View, request: Request, queries: readonly Query[], tools: Tools): PlanView | undefined {
-  const planned = queries.filter((query) => query.planHash !== null).toSorted((a, b) => a.index - b.index)
-  const byCluster = new Map<string, Query[]>()
-  for (const query of planned) {
-    const machine = view.get('machines', query.machine)
-    const cluster = machine === undefined ? query.name : clusterOf(machine, tools)
-    byCluster.set(cluster, [...(byCluster.get(cluster) ?? []), query])
+  const isSkipped = new Set(request.skipped.map((skip) => skip.machine))
+  const planned = queries.filter((query) => query.planHash !== null && !isSkipped.has(query.machine))
+  // Skipped machines have a place in the order too, and count in their bag, as in planning.ts.
+  const places = [...request.skipped.map((skip) => ({ ...skip, query: null })), ...planned.map((query) => ({ ...query, query }))].toSorted((a, b) => a.index - b.index)
+  const byCluster = new Map<string, (Query | null)[]>()
+  for (const place of places) {
+    const machine = view.get('machines', place.machine)
+    const cluster = machine === undefined ? place.name : clusterOf(machine, tools)
+    byCluster.set(cluster, [...(byCluster.get(cluster) ?? []), place.query])
   }
   const machines: PlanView['machines'] = []
   for (const [cluster, members] of byCluster) {
     for (const query of members) {
+      if (query === null) continue
       const stored = query.planHash === null ? undefined : view.archived('plans', query.planHash)
       if (stored === undefined) return undefined
       const bag = members.length === 1 ? query.name : cluster

@@ -26,7 +26,8 @@ export type ParsedRequest = {
 }
 export type ParseOutcome =
   | { readonly ok: true; readonly parsed: ParsedRequest }
-  | { readonly ok: false; readonly refusals: readonly Refusal[] }
+  /** `parsed` is what was understood all the same, its build empty when there is none: its machines are looked at too. */
+  | { readonly ok: false; readonly refusals: readonly Refusal[]; readonly parsed: ParsedRequest }
 
 const KEYS = ['machines', 'outage', 'offline', 'busy', 'except'] as const
 type Key = (typeof KEYS)[number]
@@ -77,8 +78,8 @@ function finish(text: string, build: string | null, values: Map<Key, Word[]>, re
   const outageMinutes = outageOf(values, text, refusals)
   const offline = skipOf('offline', values, text, refusals)
   const busy = skipOf('busy', values, text, refusals)
-  if (refusals.length > 0 || build === null || outageMinutes === null) return { ok: false, refusals }
-  return { ok: true, parsed: { build, machines, except, outageMinutes, offline, busy } }
+  const parsed = { build: build ?? '', machines, except, outageMinutes: outageMinutes ?? 0, offline, busy }
+  return refusals.length > 0 ? { ok: false, refusals, parsed } : { ok: true, parsed }
 }
 
 function wordsOf(text: string): Word[] {
@@ -114,8 +115,8 @@ function takeBuild(words: Word[], text: string, refusals: Refusal[]): string | n
   if (BUILD_PATTERN.test(first.text)) return first.text
   refusals.push({
     kind: 'bad-value',
-    message: `${first.text} is no build`,
-    subject: first.text,
+    message: `${shown(first)} is no build`,
+    subject: shown(first),
     position: { start: first.start, end: first.end },
     remedy: `begin with prod or the number of a build; ${EXAMPLE}`,
   })
@@ -128,8 +129,8 @@ function machineWords(words: readonly Word[], refusals: Refusal[]): MachineWord[
     if (machine !== null) return [machine]
     refusals.push({
       kind: 'bad-value',
-      message: `${word.text} is no name, address or pattern of machines`,
-      subject: word.text,
+      message: `${shown(word)} is no name, address or pattern of machines`,
+      subject: shown(word),
       position: { start: word.start, end: word.end },
       remedy: 'separate machines by spaces; a name has letters, digits, - and .; a pattern * ? or a regular expression',
     })
@@ -167,11 +168,42 @@ function isIpv6(text: string): boolean {
   return fits && (groups.length === 2 ? parts.length < 8 : parts.length === 8 || (parts.length === 7 && text.includes('.')))
 }
 
-/** The one form in which addresses are compared: lower case, and an IPv4 address mapped into IPv6 as IPv4. */
+/** The one form in which addresses are compared (RFC 5952), an IPv4 address mapped into IPv6 as IPv4. */
 export function normalAddress(address: string): string {
   const lower = address.toLowerCase()
-  const mapped = /^::ffff:([0-9.]+)$/.exec(lower)
-  return mapped?.[1] ?? lower
+  if (!isIpv6(lower)) return lower
+  const groups = ipv6Groups(lower)
+  const [high = 0, low = 0] = groups.slice(6)
+  if (groups.slice(0, 6).join(' ') === `0 0 0 0 0 ${0xffff}`) return [high >> 8, high & 255, low >> 8, low & 255].join('.')
+  const text = groups.map((group) => group.toString(16)).join(':')
+  // The longest run of at least two zeros is left out, the first of equal ones.
+  const [zeros] = [...text.matchAll(/(?<![0-9a-f])0(:0)+(?![0-9a-f])/g)].map((match) => match[0]).toSorted((a, b) => b.length - a.length)
+  if (zeros === undefined) return text
+  const at = new RegExp(`(?<![0-9a-f])${zeros}(?![0-9a-f])`).exec(text)?.index ?? 0
+  return `${text.slice(0, at).replace(/:$/, '')}::${text.slice(at + zeros.length).replace(/^:/, '')}`
+}
+
+/** The eight groups of an address that isIpv6 accepts. */
+function ipv6Groups(address: string): number[] {
+  const numbers = (text: string) =>
+    text.split(':').flatMap((part) => {
+      if (part === '') return []
+      if (!part.includes('.')) return [Number.parseInt(part, 16)]
+      const [a = 0, b = 0, c = 0, d = 0] = part.split('.').map(Number)
+      return [a * 256 + b, c * 256 + d]
+    })
+  const [head = '', tail] = address.split('::')
+  const left = numbers(head)
+  if (tail === undefined) return left
+  const right = numbers(tail)
+  return [...left, ...Array.from({ length: 8 - left.length - right.length }, () => 0), ...right]
+}
+
+const SHOWN_MAX = 200
+
+/** A word as a refusal quotes it, which must not grow with what was pasted. */
+function shown(word: Word): string {
+  return word.text.length > SHOWN_MAX ? `${word.text.slice(0, SHOWN_MAX)}...` : word.text
 }
 
 function outageOf(values: Map<Key, Word[]>, text: string, refusals: Refusal[]): number | null {
@@ -183,8 +215,8 @@ function outageOf(values: Map<Key, Word[]>, text: string, refusals: Refusal[]): 
   if (/^[0-9]{1,4}$/.test(word.text) && Number(word.text) <= OUTAGE_MINUTES_MAX) return Number(word.text)
   refusals.push({
     kind: 'bad-value',
-    message: `outage:${word.text} is no number of minutes`,
-    subject: word.text,
+    message: `outage:${shown(word)} is no number of minutes`,
+    subject: shown(word),
     position: { start: word.start, end: word.end },
     remedy: `give whole minutes from 0 to ${OUTAGE_MINUTES_MAX}; outage:0 means that no machine is rebooted`,
   })
@@ -200,8 +232,8 @@ function skipOf(key: 'offline' | 'busy', values: Map<Key, Word[]>, text: string,
   else {
     refusals.push({
       kind: 'bad-value',
-      message: `${key}:${word.text} is not understood`,
-      subject: word.text,
+      message: `${key}:${shown(word)} is not understood`,
+      subject: shown(word),
       position: { start: word.start, end: word.end },
       remedy: `the only value of ${key}: is skip`,
     })
@@ -221,8 +253,8 @@ function missing(what: string, remedy: string, text: string): Refusal {
 function notUnderstood(word: Word): Refusal {
   return {
     kind: 'syntax',
-    message: `${word.text} is not understood here`,
-    subject: word.text,
+    message: `${shown(word)} is not understood here`,
+    subject: shown(word),
     position: { start: word.start, end: word.end },
     remedy: `machines stand after machines:; ${EXAMPLE}`,
   }
@@ -230,10 +262,11 @@ function notUnderstood(word: Word): Refusal {
 
 function unknownKey(name: string, word: Word): Refusal {
   const nearest = nearestNames(name.toLowerCase(), KEYS, 1)[0]
+  const short = name.slice(0, SHOWN_MAX)
   return {
     kind: 'unknown-key',
-    message: `${name}: is no key of a request`,
-    subject: name,
+    message: `${short}: is no key of a request`,
+    subject: short,
     position: { start: word.start, end: word.start + name.length + 1 },
     remedy: nearest === undefined ? `the keys are ${KEYS.map((key) => `${key}:`).join(' ')}` : `did you mean ${nearest}: ?`,
   }

@@ -12,7 +12,7 @@ import { type Draft, instanceOf } from './draft.ts'
 import type { Permission } from './events.ts'
 import { freeLine, noteBag, releaseMachine, takeLine } from './lines.ts'
 import { ensureOrder, grantPayloadOf } from './order.ts'
-import { dropChecks } from './planning.ts'
+import { checkAgain, dropChecks } from './planning.ts'
 import { shortList } from './selection.ts'
 import type { Order, Project, Target } from './state.ts'
 import { placeKey } from './state.ts'
@@ -149,9 +149,14 @@ function failureBlocker(draft: Draft, project: Project, target: Target): Blocker
     kind: 'hold',
     code: isDrift ? 'drift' : 'failed',
     reason: `${target.name} failed: ${target.cause ?? 'internal'}: ${target.message ?? ''}${more}`.slice(0, 1900),
-    lift: `smith retry ${project.change ?? ''} ${target.name}`,
+    lift: mayRetry(draft, project, target) ? `smith retry ${project.change ?? ''} ${target.name}` : `smith skip ${project.change ?? ''} ${target.name} --reason REASON`,
     machine: target.name,
   }
+}
+
+/** A cancelled project grants nothing more, and a host that was enrolled anew is not what the plan was made for. */
+function mayRetry(draft: Draft, project: Project, target: Target): boolean {
+  return project.cancelling === null && draft.get('machines', target.machine)?.state === 'active'
 }
 
 /** What the next machine waits for. */
@@ -164,9 +169,12 @@ function waitFor(draft: Draft, project: Project, target: Target): Blocker | null
     const lift = other?.stop == null ? `wait; smith status ${other?.change ?? ''}` : other.stop.lift
     return wait('cluster-busy', `${target.cluster} is in use by ${other?.change ?? 'another project'} with ${line.machine}`, lift)
   }
+  const skipIt = `smith skip ${change} ${target.name} --reason REASON`
+  const quarantined = draft.get('machines', target.machine)?.quarantined
+  if (quarantined != null) return wait('offline', `${target.name} is in quarantine: ${quarantined}`, `find out which is the real one, enrol it anew, then ${skipIt}`)
   const session = draft.get('sessions', target.machine)
   if (session === undefined) {
-    return wait('offline', `${target.name} has no live agent`, `start smith-agent on ${target.name}, or smith skip ${change} ${target.name} --reason REASON`)
+    return wait('offline', `${target.name} has no live agent`, `start smith-agent on ${target.name}, or ${skipIt}`)
   }
   if (session.impediment !== null) return wait('offline', `${target.name}: ${session.impediment.message}`, session.impediment.remedy)
   if (project.denied === null || project.denied.code === 'approval') return null
@@ -194,7 +202,15 @@ function setStop(draft: Draft, project: Project, blocker: Blocker | null): void 
   if (same && before.kind === kind && before.reason === stop.reason && before.lift === lift) return
   // The ask was made for a line that was free of stops; an answer to it must grant nothing now.
   changeProject(draft, project.id, { stop, ask: isWaitForProvider(blocker.code) ? project.ask : null })
+  touchWaiting(draft, project.id)
   sayOf(draft, project, { fact: 'stopSet', state: kind, reason: stop.reason, lift, ...(stop.machine === null ? {} : { machine: stop.machine }) })
+}
+
+/** Those that wait for a cluster say what lifts the stop of whoever has it. */
+function touchWaiting(draft: Draft, id: string): void {
+  for (const other of draft.all('projects')) {
+    if (other.id !== id && other.stop?.code === 'cluster-busy' && other.stop.kind === 'waiting') draft.touch(other.id)
+  }
 }
 
 function isWaitForProvider(code: StopReason): boolean {
@@ -226,6 +242,11 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
     draft.touch(id)
     return
   }
+  if (project.denied?.code === 'window') {
+    // The window has opened: all drift since the approval is named before the first grant.
+    checkAgain(draft, id)
+    return
+  }
   const now = projectOf(draft, id)
   const target = nextTarget(draft, now)
   if (target === null || now.state !== 'open' || now.active !== null || now.cancelling !== null || blockerOf(draft, now) !== null) {
@@ -237,16 +258,18 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
 
 /** Why this permission permits nothing now. Any doubt denies. */
 function denialOf(draft: Draft, project: Project, permission: Permission): Project['denied'] {
-  if (permission.approval !== 'approved') return { code: 'approval', reason: approvalLost(permission) }
-  if (permission.digest !== project.digest) return { code: 'approval', reason: 'the approval is for another plan than the one at hand' }
-  if (permission.state !== 'open') return { code: 'approval', reason: 'the change is closed' }
+  const lost = approvalLost(project, permission)
+  if (lost !== null) return { code: 'approval', reason: lost }
   if (permission.onHold) return { code: 'change-on-hold', reason: 'the change is on hold' }
   const { window } = permission
   if (window !== null && (draft.at < window.start || draft.at >= window.end)) return { code: 'window', reason: 'the window of the change is shut' }
   return null
 }
 
-export function approvalLost(permission: Permission): string {
+/** Why this is no approval of the project's plans, null when it is one. */
+export function approvalLost(project: Project, permission: Permission): string | null {
+  if (permission.state !== 'open') return 'the change is closed'
+  if (permission.approval === 'approved') return permission.digest === project.digest ? null : 'the approval is for another plan than the one at hand'
   const by = permission.by === null ? '' : ` by ${permission.by}`
   const why = permission.reason === null || permission.reason === '' ? '' : `: ${permission.reason}`
   return permission.approval === 'requested' ? 'the change waits for approval' : `the approval was ${permission.approval}${by}${why}`
@@ -274,6 +297,8 @@ function grant(draft: Draft, project: Project, target: Target): void {
   changeTarget(draft, target, { state: 'granted', order: order.id, attempt: order.attempt, startedAt: draft.at, endedAt: null, keepsLine: false })
   changeProject(draft, project.id, { active: order.id })
   setStop(draft, projectOf(draft, project.id), null)
+  // Whoever is asking for the same cluster now asks too early: it must ask again when this order has ended.
+  for (const other of draft.all('projects')) if (other.ask !== null) draft.touch(other.id)
   sayOf(draft, project, { fact: 'orderGranted', machine: target.name, machineId: target.machine, order: order.id, fence })
   draft.send({ to: 'agent', machine: target.machine, grant: grantPayloadOf(project, order, target) })
   noteBag(draft, projectOf(draft, project.id), target, `${target.name}: try ${order.attempt} granted`)
@@ -295,11 +320,17 @@ function offerAhead(draft: Draft, project: Project): void {
   }
 }
 
+/** The code with which the change of a closed project is closed. Nothing passed is no success, whoever wanted it so. */
+export function closeCodeOf(project: Project): 'successful' | 'successful_issues' | 'unsuccessful' {
+  const { pass, fail, skipped } = project.counts
+  if (pass === 0 || fail > 0) return 'unsuccessful'
+  return project.outcome === 'complete' && skipped === 0 ? 'successful' : 'successful_issues'
+}
+
 /** Every machine has ended and been decided about: closes the change and leaves memory. */
 export function closeProject(draft: Draft, project: Project): void {
   const { pass, fail, skipped, cancelled } = project.counts
   const outcome = project.cancelling !== null && (cancelled > 0 || pass + fail === 0) ? 'cancelled' : fail > 0 ? 'failed' : 'complete'
-  const code = outcome === 'complete' ? (skipped > 0 ? 'successful_issues' : 'successful') : pass > 0 && fail === 0 ? 'successful_issues' : 'unsuccessful'
   const notes = `${pass} passed, ${fail} failed, ${skipped} skipped, ${cancelled} cancelled${project.cancelling === null ? '' : `; cancelled by ${project.cancelling.by}${because(project.cancelling.reason)}`}`
   const closed: Project = { ...project, state: 'closed', outcome, stop: null, ask: null, closedAt: draft.at, closeNotes: notes }
   for (let index = 0; index < project.targets; index += 1) {
@@ -307,7 +338,7 @@ export function closeProject(draft: Draft, project: Project): void {
     freeLine(draft, `cluster:${target.cluster}`, target)
     releaseMachine(draft, target, {})
     const order = target.order === null ? undefined : draft.get('orders', target.order)
-    if (order !== undefined) draft.retire('orders', order.id, order)
+    if (order !== undefined) draft.retire('orders', order.id, order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order)
     draft.retire('targets', placeKey(project.id, index), target)
   }
   for (let index = 0; index < project.bags; index += 1) draft.retire('bags', placeKey(project.id, index), bagOf(draft, project.id, index))
@@ -315,7 +346,7 @@ export function closeProject(draft: Draft, project: Project): void {
   draft.retire('projects', project.id, closed)
   if (project.change !== null) {
     draft.retire('changes', project.change, { project: project.id })
-    draft.send({ to: 'change', call: { call: 'close', project: project.id, change: project.change, code, notes } })
+    draft.send({ to: 'change', call: { call: 'close', project: project.id, change: project.change, code: closeCodeOf(closed), notes } })
   }
   sayOf(draft, closed, { fact: 'projectClosed', state: outcome, text: notes })
 }

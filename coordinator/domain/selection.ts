@@ -14,7 +14,8 @@ import type { Machine, RequestOptions } from './state.ts'
 export type Chosen = { readonly machine: Machine; readonly matched: boolean }
 export type Selection = {
   readonly machines: readonly Chosen[]
-  readonly skipped: readonly { readonly machine: Machine; readonly reason: string }[]
+  /** `before` is the place, among the machines kept, of the one that it stands before. */
+  readonly skipped: readonly { readonly machine: Machine; readonly reason: string; readonly before: number }[]
   readonly region: string
   readonly title: string
   readonly refusals: readonly Refusal[]
@@ -28,11 +29,14 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools):
   const excluded = new Set(
     parsed.except.flatMap((word) => machinesOf(view, word, tools, refusals)).map(({ machine }) => machine.id),
   )
+  const found = parsed.machines.flatMap((word) => machinesOf(view, word, tools, refusals))
+  // A machine that is both named and matched is named: it may not be left out quietly.
+  const names = new Set(found.filter((entry) => !entry.matched).map(({ machine }) => machine.id))
   const seen = new Set<string>()
-  const chosen = parsed.machines
-    .flatMap((word) => machinesOf(view, word, tools, refusals))
+  const chosen = found
     .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
-  if (chosen.length === 0 && refusals.length === 0) {
+    .map(({ machine }) => ({ machine, matched: !names.has(machine.id) }))
+  if (chosen.length === 0 && found.length > 0 && refusals.length === 0) {
     refusals.push({ kind: 'no-match', message: 'except: takes out every machine', remedy: 'name fewer machines after except:' })
   }
   const { machinesPerRequestMax } = tools.settings.limits
@@ -50,14 +54,14 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools):
 
 function sortOut(view: View, chosen: readonly Chosen[], parsed: ParsedRequest, refusals: Refusal[]) {
   const kept: Chosen[] = []
-  const skipped: { machine: Machine; reason: string }[] = []
+  const skipped: { machine: Machine; reason: string; before: number }[] = []
   for (const entry of chosen) {
     const problem = impedimentOf(view, entry.machine, parsed.build)
     if (problem === null) kept.push(entry)
-    else if (entry.matched && maySkip(problem, parsed)) skipped.push({ machine: entry.machine, reason: problem.message })
+    else if (entry.matched && maySkip(problem, parsed)) skipped.push({ machine: entry.machine, reason: problem.message, before: kept.length })
     else refusals.push(problem)
   }
-  if (kept.length === 0 && skipped.length > 0) {
+  if (skipped.length > 0 && skipped.length === chosen.length) {
     refusals.push({
       kind: 'no-match',
       message: 'every machine that matches would be skipped',
@@ -74,7 +78,7 @@ export function maySkip(problem: Refusal, options: Pick<RequestOptions, 'offline
   return false
 }
 
-/** Why the machine can't be part of a new project now, or null. */
+/** Why the machine can't be part of a new project now, or null. An empty build was not understood and is not looked at. */
 export function impedimentOf(view: View, machine: Machine, build: string): Refusal | null {
   if (machine.quarantined !== null) {
     return {
@@ -85,12 +89,12 @@ export function impedimentOf(view: View, machine: Machine, build: string): Refus
     }
   }
   if (machine.project !== null) {
-    const change = view.get('projects', machine.project)?.change ?? 'a change that is being raised'
+    const change = view.get('projects', machine.project)?.change ?? null
     return {
       kind: 'machine-busy',
-      message: `${machine.name} is in the open project ${change}`,
+      message: `${machine.name} is in ${change === null ? 'a project whose change is being raised' : `the open project ${change}`}`,
       subject: machine.name,
-      remedy: `wait until it is closed (smith status ${change}), cancel it, or use except:${machine.name}`,
+      remedy: `${change === null ? 'wait until the change has its number' : `wait until it is closed (smith status ${change}), cancel it`}, or use except:${machine.name}`,
     }
   }
   const session = view.get('sessions', machine.id)
@@ -110,7 +114,7 @@ export function impedimentOf(view: View, machine: Machine, build: string): Refus
       remedy: session.impediment.remedy,
     }
   }
-  if (!machine.builds.includes(build) && !(machine.template && /^[0-9]+$/.test(build))) {
+  if (build !== '' && !machine.builds.includes(build) && !(machine.template && /^[0-9]+$/.test(build))) {
     const known = machine.builds.length === 0 ? 'none' : machine.builds.join(', ')
     return {
       kind: 'unknown-build',
@@ -261,11 +265,13 @@ export function shortList(names: readonly string[]): string {
   return names.length > 5 ? `${shown}, +${names.length - 5} more` : shown
 }
 
+const TITLE_MAX = 200
+
 function titleOf(parsed: ParsedRequest, chosen: readonly Chosen[]): string {
   const [first] = chosen
   if (chosen.length === 1 && first !== undefined) return first.machine.name
   const [word] = parsed.machines
-  if (parsed.machines.length === 1 && word?.kind === 'pattern') return word.word.text
+  if (parsed.machines.length === 1 && word?.kind === 'pattern' && word.word.text.length <= TITLE_MAX) return word.word.text
   return `${chosen.length} machines`
 }
 

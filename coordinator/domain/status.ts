@@ -29,12 +29,13 @@ function stopBag({ project, targets }: ProjectRows): number | null {
   return named?.bag ?? targets[Math.min(project.cursor, targets.length - 1)]?.bag ?? null
 }
 
-function stateOf(counts: Counts, stop: Stop | null, isClosed: boolean): ProjectState {
-  const { pass, fail, unstarted, running, unknown, skipped, cancelled } = counts
+/** `isStopped`: the project stands still, here or elsewhere, so that nothing here is at work unless a machine is. */
+function stateOf(counts: Counts, stop: Stop | null, isClosed: boolean, isStopped: boolean): ProjectState {
+  const { pass, fail, unstarted, running, unknown, cancelled } = counts
   if (unknown > 0) return 'held'
   if (stop !== null) return stop.kind === 'hold' ? 'held' : 'waiting'
   if (running > 0) return 'running'
-  if (unstarted > 0) return pass + fail + skipped === 0 || pass + fail === 0 ? 'pending' : 'running'
+  if (unstarted > 0) return isStopped || pass + fail === 0 ? 'pending' : 'running'
   if (fail > 0) return 'failed'
   if (cancelled > 0) return pass > 0 && !isClosed ? 'complete' : 'cancelled'
   return 'complete'
@@ -53,6 +54,7 @@ export function statusOf(rows: ProjectRows, instance: string): Status {
   const { project, bags, targets } = rows
   const isClosed = project.state === 'closed'
   const stopAt = stopBag(rows)
+  const isStopped = project.stop !== null || project.state === 'pending'
   const numbers = [...new Set(bags.map((bag) => bag.phase))].toSorted((a, b) => a - b)
   return {
     change: project.change,
@@ -75,11 +77,11 @@ export function statusOf(rows: ProjectRows, instance: string): Status {
       return {
         number,
         name: inPhase.map((bag) => bag.name).join(', '),
-        state: stateOf(sumOf(inPhase), stop, isClosed),
+        state: stateOf(sumOf(inPhase), stop, isClosed, isStopped),
         bags: inPhase.map((bag) => ({
           name: bag.name,
           task: bag.task,
-          state: stateOf(bag.counts, bag.index === stopAt ? project.stop : null, isClosed),
+          state: stateOf(bag.counts, bag.index === stopAt ? project.stop : null, isClosed, isStopped),
           machines: targets.filter((target) => target.bag === bag.index).map(machineStatus),
         })),
       }
@@ -119,7 +121,12 @@ export function renderStatus(status: Status, at: Instant): string {
       )
     }
   }
-  return lines.join('\n')
+  return lines.map(oneLine).join('\n')
+}
+
+/** Machines and people are quoted; what they wrote must not look like a line of the status itself. */
+function oneLine(text: string): string {
+  return text.replace(/[\n\r\v\f\u0085\u2028\u2029]+/g, ' ')
 }
 
 type Machines = Status['phases'][number]['bags'][number]['machines']

@@ -36,6 +36,11 @@ export function hasEnded(target: Target): boolean {
   return ['succeeded', 'failed', 'skipped', 'cancelled'].includes(target.state)
 }
 
+/** True until the machine's turn has come: it may still be cancelled, skipped or asked to plan again. */
+export function isUnstarted(target: Target): boolean {
+  return countOf(target.state) === 'unstarted'
+}
+
 export function mustHave<Row>(row: Row | undefined, what: string): Row {
   if (row === undefined) throw new Error(`the core lost ${what}`)
   return row
@@ -66,8 +71,11 @@ export function targetNamed(view: View, project: Project, name: string): Target 
   return undefined
 }
 
+/** Writes nothing when nothing changes, so that a look at a project leaves no row in the journal. */
 export function changeProject(draft: Draft, id: string, fields: Partial<Project>): Project {
-  const project = { ...projectOf(draft, id), ...fields }
+  const before = projectOf(draft, id)
+  if ((Object.keys(fields) as (keyof Project)[]).every((key) => before[key] === fields[key])) return before
+  const project = { ...before, ...fields }
   draft.put('projects', id, project)
   return project
 }

@@ -35,8 +35,10 @@ export type SessionContext = {
   readonly incarnation: string
   readonly id: string
   readonly nonce: string
-  /** The highest counter that any connection of this process proved for the machine; kept by sessions.ts. */
-  readonly provedCounter: (machine: string) => number
+  /** The place of this connection among all that were taken. */
+  readonly sequence: number
+  /** The highest counter that any connection of this process proved for the machine, and how many were taken then. */
+  readonly proved: (machine: string) => { readonly counter: number; readonly sequence: number }
   readonly onProved: (session: Session, machine: string, counter: number) => void
   /** It said hello, so the machine's frames go to it from now on; answers the session that they went to before. */
   readonly onHello: (session: Session, machine: string) => Session | undefined
@@ -308,10 +310,15 @@ function onOpenFrame(s: State, frame: AgentFrame): void {
 
 function onAuth(s: State, frame: Extract<AgentFrame, { t: 'auth' }>): void {
   const row = s.context.driver.view.get('machines', frame.machine)
-  const counterMin = Math.max(row?.counter ?? 0, s.context.provedCounter(frame.machine)) + 1
+  const proved = s.context.proved(frame.machine)
+  const counterMin = Math.max(row?.counter ?? 0, proved.counter) + 1
   const proof = checkProof({ frame, row, nonce: s.context.nonce, incarnation: s.context.incarnation, counterMin })
   if (row !== undefined && proof.isKeyProved) s.machine = { id: row.id, name: row.name, counter: frame.counter }
-  if (proof.end === 'stale') {
+  if (proof.end === 'stale' && frame.counter < proved.counter && s.context.sequence <= proved.sequence) {
+    // One holder, whose older connection was overtaken by its newer one: no sign of a clone, which would either use
+    // a counter a second time or answer a challenge that came after the newer proof.
+    close(s, 'superseded', `counter ${frame.counter} was overtaken by ${proved.counter} on a newer connection`)
+  } else if (proof.end === 'stale') {
     tell(s, { type: 'counterStale', machine: frame.machine, counter: frame.counter, address: s.link.address })
     close(s, 'quarantined', proof.problem)
   } else if (proof.end !== null) {
@@ -325,6 +332,11 @@ function onAuth(s: State, frame: Extract<AgentFrame, { t: 'auth' }>): void {
 
 function onHello(s: State, hello: Extract<AgentFrame, { t: 'hello' }>): void {
   if (s.machine === null) return
+  const proved = s.context.proved(s.machine.id)
+  if (s.machine.counter < proved.counter) {
+    close(s, 'superseded', `counter ${s.machine.counter} was overtaken by ${proved.counter} on a newer connection`)
+    return
+  }
   s.phase = 'opening'
   s.timers.auth?.()
   s.timers.auth = null

@@ -57,7 +57,9 @@ type Registry = {
   readonly unproved: Set<Session>
   readonly unprovedOf: Map<string, number>
   readonly current: Map<string, Session>
-  readonly counters: Map<string, number>
+  readonly counters: Map<string, { readonly counter: number; readonly sequence: number }>
+  /** How many connections were taken. */
+  taken: number
   readonly ended: Partial<Record<SessionEnd, number>>
   stopped: boolean
 }
@@ -71,6 +73,7 @@ export function createSessions(ports: SessionsPorts): Sessions {
     unprovedOf: new Map(),
     current: new Map(),
     counters: new Map(),
+    taken: 0,
     ended: {},
     stopped: false,
   }
@@ -113,6 +116,7 @@ function accept(r: Registry, link: Link): LinkEvents {
     link.close(CLOSE_CODES[how], closeReason(refusal))
     return NO_EVENTS
   }
+  r.taken += 1
   const hex = (bytes: number) => Buffer.from(r.ports.random.bytes(bytes)).toString('hex')
   const session = createSession(
     {
@@ -120,10 +124,11 @@ function accept(r: Registry, link: Link): LinkEvents {
       settings: r.settings,
       id: hex(16),
       nonce: hex(32),
-      provedCounter: (machine) => r.counters.get(machine) ?? 0,
+      sequence: r.taken,
+      proved: (machine) => r.counters.get(machine) ?? NOTHING_PROVED,
       onProved: (proved, machine, counter) => {
         dropUnproved(r, proved)
-        r.counters.set(machine, counter)
+        r.counters.set(machine, { counter, sequence: r.taken })
       },
       onHello: (greeted, machine) => {
         const before = r.current.get(machine)
@@ -204,6 +209,8 @@ function planOf(
   }
   return stored
 }
+
+const NOTHING_PROVED = { counter: 0, sequence: 0 } as const
 
 const DROP_PROBLEMS = {
   superseded: 'a newer connection of this machine has taken over',

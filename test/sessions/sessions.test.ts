@@ -99,6 +99,38 @@ t.test('[SES-3] a counter that was used before is told to the core and ends the 
   t.match(two.link.closed, { code: 4010 }, 'also before the first of two has said hello')
 })
 
+t.test(
+  '[SES-3] an older connection of one holder that was overtaken on its way puts nobody in quarantine',
+  async (t) => {
+    const w = world()
+    const older = connect(w)
+    const newer = connect(w)
+    prove(w, newer, 2)
+    newer.say(HELLO)
+    prove(w, older, 1)
+    await settle()
+    t.match(older.link.closed, { code: 4009, reason: /overtaken/ })
+    t.same(types(w), ['sessionOpened'])
+
+    const late = world()
+    const first = connect(late)
+    prove(late, first, 1)
+    const second = connect(late)
+    prove(late, second, 2)
+    second.say(HELLO)
+    first.say(HELLO)
+    await settle()
+    t.match(first.link.closed, { code: 4009, reason: /overtaken/ }, 'also when only its hello was late')
+    t.same(types(late), ['sessionOpened'])
+    t.equal(second.link.closed, null)
+
+    const clone = connect(late)
+    prove(late, clone, 1)
+    await settle()
+    t.match(clone.link.closed, { code: 4010 }, 'a challenge that came after the newer proof excuses nothing')
+  },
+)
+
 t.test('[SES-4] quarantined and retired machines are turned away with the reason', async (t) => {
   const w = world()
   w.core.machines.set(MACHINE, machineRow(w.key, { quarantined: 'two holders of its key' }))

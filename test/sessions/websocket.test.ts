@@ -250,6 +250,16 @@ t.test('[SES-19] the pin is of the public key; another key gets not one byte', a
   t.same(received, [])
 })
 
+t.test('[SES-19] an older TLS, in which the certificate would pass in the clear, is not spoken', async (t) => {
+  const wire = await listen(keys, undefined, 'TLSv1.2')
+  t.teardown(wire.close)
+  const failure = await connectPinned({ host: '127.0.0.1', port: wire.port, timeoutMs: 30_000, pin: keys.pin }).then(
+    () => null,
+    (error: unknown) => error,
+  )
+  t.match(failure, { refusals: [{ kind: 'unavailable', message: /protocol version/ }] })
+})
+
 t.test('[SES-19] nobody there, nobody answering, and no TLS are told apart from a wrong key', async (t) => {
   const silent = createTcpServer(() => {})
   const plain = createTcpServer((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))

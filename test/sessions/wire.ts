@@ -35,8 +35,9 @@ export async function listen(
   keys: Keys,
   onRequest: (request: IncomingMessage, response: ServerResponse) => void = (_request, response) =>
     void response.writeHead(404).end(),
+  version: 'TLSv1.2' | 'TLSv1.3' = 'TLSv1.3',
 ): Promise<Wire> {
-  const server = createServer({ ...keys.tls, minVersion: 'TLSv1.3' }, onRequest)
+  const server = createServer({ ...keys.tls, minVersion: version, maxVersion: version }, onRequest)
   const sockets = new Set<{ destroy: () => void }>()
   server.on('connection', (socket) => {
     sockets.add(socket)

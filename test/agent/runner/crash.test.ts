@@ -129,10 +129,10 @@ t.test(
     process.kill(pidOf(held.order, /wrapper\.ts/), 'SIGKILL')
     process.kill(pidOf(held.order, /^ *\d+ apt-get .*dist-upgrade/), 'SIGKILL')
     const again = machine.startRunner()
-    await until('the runner to look', () =>
+    await until('dpkg to be waited for', () =>
       machine
-        .recordsOf(held.order)
-        .some((one) => one.type === 'note' && one.text.startsWith('the runner was started again')),
+        .notesOf(held.order)
+        .some((note) => /^apt is gone, and process \d+ \(.*dpkg.* is still at work/.test(note)),
     )
     t.equal(machine.resultOf(held.order), undefined, 'dpkg is still at work')
     await held.release()

@@ -1,11 +1,12 @@
 /** Whole runs on real apt and dpkg in a private root, each with the real runner, wrapper and hook. */
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { aptFoldersOf } from '../../../agent/apt/command.ts'
 import { RAW_BYTES } from '../../archive/behaviours.ts'
-import { bytesOfRecords, createMachine, startsOf } from './machine.ts'
+import { bytesOfRecords, createMachine, startsOf, until } from './machine.ts'
 
 t.test('[RUN-1] a granted plan is installed, every line is recorded, and apt ran once', async (t) => {
   const machine = await createMachine({
@@ -345,3 +346,41 @@ t.test('[RUN-12] a repository that went back to an older state is refused before
     message: /went back/,
   })
 })
+
+t.test(
+  '[RUN-26] a package that hangs is shown with its processes and left alone; so is the holder of a lock',
+  async (t) => {
+    const machine = await createMachine({
+      installed: [
+        { name: 'app', version: '1.0' },
+        { name: 'other', version: '1.0' },
+      ],
+      published: [
+        { name: 'app', version: '2.0', behaviours: [{ type: 'hang', file: 'run/gate' }] },
+        { name: 'other', version: '1.0' },
+      ],
+      limits: { quiet: 1, lock_wait: 0.3 },
+    })
+    t.teardown(machine.close)
+    const lock = join(machine.root.root, 'var/lib/dpkg/lock-frontend')
+    const holder = spawn('flock', ['-F', lock, 'sh', '-c', 'echo held; read line'], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    })
+    await new Promise((resolve) => holder.stdout.once('data', resolve))
+    const first = await machine.run()
+    t.match(first.result, { outcome: 'failed', cause: 'lock', step: 'pre-checks', latched: false })
+    t.match(
+      first.result?.message,
+      new RegExp(`process ${holder.pid} \\(sh -c echo held; read line\\), running for [0-9]+ s, holds ${lock}`),
+    )
+    t.ok(machine.notesOf(first.order).some((note) => note.startsWith(`waiting: process ${holder.pid} `)))
+    holder.stdin.end()
+    const second = machine.grantFor(await machine.plan())
+    machine.drop(second.order, second.grant)
+    const runner = machine.startRunner()
+    await until('the note', () => machine.notesOf(second.order).some((note) => /no output for .*postinst/.test(note)))
+    await machine.root.gate('run/gate').open()
+    t.equal(await runner.ended, 0)
+    t.match(machine.resultOf(second.order), { outcome: 'succeeded' })
+  },
+)

@@ -11,6 +11,7 @@ import {
   INCARNATION,
   MACHINE,
   ORDER,
+  OTHER_MACHINE,
   createKey,
   grantPayload,
   resultRecord,
@@ -239,7 +240,7 @@ t.test(
     m.link().say(grantFrame())
     m.clock.advance(0)
     t.equal(m.runners.length, 1)
-    m.clock.advance(60_000)
+    m.clock.advance(30_000)
     t.equal(m.runners.length, 1, 'it is at work')
     claim(m)
     m.runners[0]?.(1)
@@ -255,10 +256,16 @@ t.test(
     m.runners[2]?.(75)
     m.clock.advance(2000)
     t.equal(m.runners.length, 4, 'another one was at work; it is asked for again in a while')
+    m.runners[3]?.(75)
+    m.clock.advance(3999)
+    t.equal(m.runners.length, 4, 'and in a longer while')
+    m.link().say({ t: 'revoke', order: OTHER_MACHINE })
+    t.equal(m.runners.length, 5, 'but at once when something new lies there')
+    renameSync(join(m.layout.inbox, `revoke-${OTHER_MACHINE}.json`), join(m.layout.state, 'settled'))
     write(m, [resultRecord(1)])
-    m.runners[3]?.(0)
+    m.runners[4]?.(0)
     m.clock.advance(120_000)
-    t.equal(m.runners.length, 4, 'all done')
+    t.equal(m.runners.length, 5, 'all done')
     t.end()
   },
 )

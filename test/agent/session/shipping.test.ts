@@ -45,6 +45,28 @@ t.test(
   },
 )
 
+t.test('[AGT-5] a full window waits for its ack, however much lies behind it', (t) => {
+  const m = machine(t)
+  m.agent.start()
+  m.accept()
+  m.link().say(grantFrame())
+  claim(m)
+  write(
+    m,
+    range(1, 2600).map((n) => lineRecord(n, 'x'.repeat(1000))),
+  )
+  m.clock.advance(400)
+  t.same(shipped(m), range(1, RECORDS_WINDOW_MAX))
+  t.same(errors(m), [])
+  m.link().buffered = 2_000_000
+  m.link().say({ t: 'ack', order: ORDER, upTo: 1024 })
+  t.equal(shipped(m).length, RECORDS_WINDOW_MAX, 'nor is a socket filled that takes nothing')
+  m.link().buffered = 0
+  m.clock.advance(200)
+  t.same(shipped(m), range(1, 2 * RECORDS_WINDOW_MAX))
+  t.end()
+})
+
 t.test('[AGT-5] nothing of a file is sent before it is synced, nor a line without its end', (t) => {
   const synced = new Map<string, number>()
   const real = createRealDisk()
