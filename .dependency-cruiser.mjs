@@ -64,9 +64,9 @@ export default {
       { path: `^coordinator/${PARTS}/` },
     ),
     forbid(
-      'only-main-imports-app',
+      'only-program-imports-app',
       'What imported the composition would start to depend on all of it.',
-      { path: OURS, pathNot: '^(coordinator/main\\.ts$|test/)' },
+      { path: OURS, pathNot: '^(coordinator/program\\.ts$|test/)' },
       { path: '^coordinator/app\\.ts$' },
     ),
     forbid(

@@ -4,6 +4,8 @@
  */
 import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
 import { createApi } from './api/api.ts'
+import type { ApiPorts } from './api/ports.ts'
+import type { Tools } from './domain/events.ts'
 import type { CoordinatorConfig } from './config.ts'
 import { previewOf } from './domain/preview.ts'
 import { requestQueryPrefix } from './domain/planning.ts'
@@ -63,7 +65,8 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     outbound: {
       toAgent: (send) => sessions.send(send),
       toChange: (call) => {
-        driver.submit({ kind: 'smith' }, { type: 'localCall', call }).catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
+        const told = driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+        told.catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
       },
     },
     local: { isLocal, step: localStep },
@@ -94,14 +97,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     settings: config.settings,
     tools,
     onAgentUpgrade: createAgentUpgrade(sessions, log),
-    views: {
-      status: (change) => {
-        const rows = projectRows(driver, store, change)
-        return rows === undefined ? undefined : statusOf(rows, config.instance)
-      },
-      statusText: (status) => renderStatus(status, driver.now()),
-      previewPlan: (request) => previewOf(driver.view, request, store.list('queries', requestQueryPrefix(request.id)), tools),
-    },
+    views: viewsOf(driver, store, { instance: config.instance, tools }),
     backup: (path, passphrase) => backup(ports, path, passphrase),
     limits: { feedClientsMax: config.feed.clientsMax },
   })
@@ -120,6 +116,17 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       await driver.stop()
       store.close()
     },
+  }
+}
+
+function viewsOf(driver: Driver, store: Store, given: { readonly instance: string; readonly tools: Tools }): ApiPorts['views'] {
+  return {
+    status: (change) => {
+      const rows = projectRows(driver, store, change)
+      return rows === undefined ? undefined : statusOf(rows, given.instance)
+    },
+    statusText: (status) => renderStatus(status, driver.now()),
+    previewPlan: (request) => previewOf(driver.view, request, store.list('queries', requestQueryPrefix(request.id)), given.tools),
   }
 }
 

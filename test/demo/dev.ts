@@ -37,7 +37,7 @@ let isEnding = false
 async function restart(file: string): Promise<void> {
   if (isEnding) return
   say(`${file} changed: restarting`)
-  await Promise.all(MACHINES.map((name) => site.machine(name).agent?.stop()))
+  for (const name of MACHINES) await site.machine(name).agent?.stop()
   await site.coordinator?.stop()
   await site.startCoordinator()
   await Promise.all(MACHINES.map((name) => site.machine(name).startAgent()))

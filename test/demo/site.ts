@@ -67,22 +67,6 @@ export async function createSite(options: SiteOptions): Promise<Site> {
   const coordinatorLog = join(dir, 'coordinator.log')
   const machines = new Map<string, SiteMachine>()
   let endpoint = { port: 0, pin: '' }
-  const writeConfig = () =>
-    writeFile(
-      configFile,
-      `instance = "demo"
-listen = "127.0.0.1:${endpoint.port}"
-state_dir = "${join(dir, 'coordinator')}"
-admin_socket = "${socket}"
-
-[change]
-provider = "local"
-${options.change ?? '# One person may do all here: ask and approve. Not for a site.\nrequester_may_approve = true\nlocal_admin_may_approve = true'}
-
-[limits]
-${options.limits ?? ''}
-`,
-    )
   const site: Site = {
     dir,
     archive,
@@ -93,7 +77,7 @@ ${options.limits ?? ''}
     port: () => endpoint.port,
     pin: () => endpoint.pin,
     startCoordinator: async () => {
-      await writeConfig()
+      await writeFile(configFile, coordinatorConfig(options, { socket, port: endpoint.port }))
       const program = startProgram('coordinator/main.ts', ['run', '--config', configFile], { log: coordinatorLog })
       site.coordinator = program
       const line = await program.line((text) => text.includes('"msg":"listening"'))
@@ -131,6 +115,21 @@ ${options.limits ?? ''}
     },
   }
   return site
+}
+
+function coordinatorConfig(options: SiteOptions, at: { readonly socket: string; readonly port: number }): string {
+  return `instance = "demo"
+listen = "127.0.0.1:${at.port}"
+state_dir = "${join(options.dir, 'coordinator')}"
+admin_socket = "${at.socket}"
+
+[change]
+provider = "local"
+${options.change ?? '# One person may do all here: ask and approve. Not for a site.\nrequester_may_approve = true\nlocal_admin_may_approve = true'}
+
+[limits]
+${options.limits ?? ''}
+`
 }
 
 async function createMachine(site: Site, name: string, installed: readonly BuiltPackage[], options: MachineOptions): Promise<SiteMachine> {

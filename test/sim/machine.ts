@@ -4,7 +4,7 @@
  * did, and the checkers judge by that.
  */
 import type { AgentFrame, CoordinatorFrame, OrderInHand } from '../../protocol/agent.ts'
-import type { GrantPayload, Result, RunRecord, Step } from '../../protocol/files.ts'
+import type { GrantPayload, OrderEvidence, Result, RunRecord, Step } from '../../protocol/files.ts'
 import type { Plan } from '../../protocol/plan.ts'
 import type { Ledger } from './ledger.ts'
 import type { Dice } from './random.ts'
@@ -30,26 +30,6 @@ type OnDisk = {
   refused: boolean
 }
 
-export type Machine = {
-  readonly id: string
-  readonly name: string
-  /** A connection is up: the agent may send through `send`. */
-  readonly connected: (send: (frame: AgentFrame) => void) => void
-  readonly disconnected: () => void
-  readonly receive: (frame: CoordinatorFrame | { t: 'grantPayload'; grant: GrantPayload; plan: Plan }) => void
-  readonly isUp: () => boolean
-  readonly killAgent: () => void
-  readonly killRunner: () => void
-  readonly pullPlug: () => void
-  readonly startAgent: () => void
-  /** Everything is up again and nothing fails any more. */
-  readonly heal: () => void
-  readonly hello: () => Extract<AgentFrame, { t: 'hello' }>
-  readonly nextCounter: () => number
-  readonly recordsOf: (order: string) => readonly RunRecord[]
-  readonly setPlan: (plan: Plan) => void
-}
-
 export type MachinePorts = {
   readonly id: string
   readonly name: string
@@ -61,238 +41,335 @@ export type MachinePorts = {
   readonly bug: MachineBug
 }
 
-/** A line before this one's, with this one's number. */
-function repeated(record: RunRecord, before: RunRecord | undefined): RunRecord {
-  return record.type === 'line' && before?.type === 'line' ? { ...before, n: record.n } : record
-}
+type Down = CoordinatorFrame | { readonly t: 'grantPayload'; readonly grant: GrantPayload; readonly plan: Plan }
 
 const STEPS_BEFORE: readonly Step[] = ['claim', 'update', 'replan', 'fetch', 'pre-checks', 'latch']
 const RESEND_MS = 2000
 const RECORDS_PER_FRAME = 8
 
-export function createMachine(ports: MachinePorts): Machine {
-  const { time, dice, ledger } = ports
-  const disk = new Map<string, OnDisk>()
-  let counter = 0
-  let fence = 0
-  let bootId = dice.hex(32)
-  let plan = ports.plan
-  let up = true
-  let healed = false
-  let send: ((frame: AgentFrame) => void) | null = null
-  let acked = new Map<string, number>()
-  let runnerLife = 0
-  let isRunning = false
-  let agentLife = 0
+function newEntry(grant: GrantPayload | null): OnDisk {
+  return { grant, fate: null, latched: false, aptBoot: null, exit: null, records: [], forgotten: false, refused: false }
+}
 
-  const record = (entry: OnDisk, fields: Record<string, unknown>) => {
-    entry.records.push({ n: entry.records.length + 1, at: time.now(), ...fields } as RunRecord)
+function hasResult(entry: OnDisk): boolean {
+  return entry.records.at(-1)?.type === 'result'
+}
+
+function evidenceOf(entry: OnDisk): OrderEvidence {
+  if (entry.refused) return 'refused'
+  if (hasResult(entry)) return entry.fate === 'void' ? 'void' : 'ended'
+  if (entry.latched) return 'latched'
+  return entry.fate === 'claim' ? 'claimed' : 'inbox'
+}
+
+/** A line before this one's, with this one's number. */
+function repeated(record: RunRecord, before: RunRecord | undefined): RunRecord {
+  return record.type === 'line' && before?.type === 'line' ? { ...before, n: record.n } : record
+}
+
+/** Owns the disk of one machine and the lives of its agent and runner. */
+export class Machine {
+  readonly id: string
+  readonly name: string
+  readonly #ports: MachinePorts
+  readonly #disk = new Map<string, OnDisk>()
+  #counter = 0
+  #fence = 0
+  #bootId: string
+  #plan: Plan
+  #up = true
+  #healed = false
+  #send: ((frame: AgentFrame) => void) | null = null
+  #acked = new Map<string, number>()
+  #agentLife = 0
+  #runnerLife = 0
+  #isRunning = false
+
+  constructor(ports: MachinePorts) {
+    this.id = ports.id
+    this.name = ports.name
+    this.#ports = ports
+    this.#plan = ports.plan
+    this.#bootId = ports.dice.hex(32)
   }
-  const inHand = (): OrderInHand[] =>
-    [...disk].filter(([, entry]) => !entry.forgotten).map(([order, entry]) => ({
+
+  isUp(): boolean {
+    return this.#up
+  }
+
+  setPlan(plan: Plan): void {
+    this.#plan = plan
+  }
+
+  recordsOf(order: string): readonly RunRecord[] {
+    return this.#disk.get(order)?.records ?? []
+  }
+
+  nextCounter(): number {
+    this.#counter += 1
+    return this.#counter
+  }
+
+  hello(): Extract<AgentFrame, { t: 'hello' }> {
+    const { time, dice } = this.#ports
+    const inHand = [...this.#disk].filter(([, entry]) => !entry.forgotten)
+    const orders: OrderInHand[] = inHand.map(([order, entry]) => ({
       order,
       fence: entry.grant?.fence ?? 0,
-      evidence: entry.refused ? 'refused' : entry.records.at(-1)?.type === 'result' ? (entry.fate === 'void' ? 'void' : 'ended') : entry.latched ? 'latched' : entry.fate === 'claim' ? 'claimed' : 'inbox',
+      evidence: evidenceOf(entry),
       upTo: entry.records.length,
     }))
-
-  /** The agent ships what is on disk, a frame at a time, and again when no acknowledgement came. */
-  const ship = () => {
-    if (send === null || !up) return
-    for (const [order, entry] of disk) {
-      if (entry.forgotten) continue
-      const from = acked.get(order) ?? 0
-      const records = entry.records.slice(from, from + RECORDS_PER_FRAME)
-      if (records.length > 0) send({ t: 'records', order, records: ports.bug === 'record-repeated' ? records.map((one, index) => repeated(one, records[index - 1])) : records })
-    }
-  }
-  const shipLater = () => {
-    const life = agentLife
-    time.after(RESEND_MS, () => {
-      if (life !== agentLife || send === null) return
-      ship()
-      shipLater()
-    })
-  }
-
-  const result = (entry: OnDisk, fields: Partial<Result>) => {
-    record(entry, {
-      type: 'result', outcome: 'succeeded', cause: null, step: 'verify', message: 'patched', evidence: [], advice: [], latched: entry.latched,
-      rebootPending: false, installed: [], outputBytes: 0, outputSha256: '0'.repeat(64), ...fields,
-    })
-    if (entry.grant !== null) ledger.runEnded({ order: entry.grant.order, outcome: fields.outcome ?? 'succeeded', latched: entry.latched })
-    ship()
-  }
-
-  /** Takes the next order that wants something done, if the runner is free. The runner works one at a time. */
-  const wakeRunner = () => {
-    if (isRunning || !up) return
-    for (const [order, entry] of disk) {
-      if (entry.grant === null || entry.refused || entry.fate === 'void' || entry.records.at(-1)?.type === 'result') continue
-      if (entry.fate === null || (ports.bug === 'claim-twice' && !entry.latched)) {
-        if (time.now() > entry.grant.startBy || (entry.grant.fence <= fence && ports.bug !== 'claim-twice')) {
-          entry.refused = true
-          continue
-        }
-        entry.fate = 'claim'
-        fence = entry.grant.fence
-        ledger.claimed(entry.grant)
-      }
-      isRunning = true
-      run(order, entry)
-      return
+    const facts = { agentVersion: 'sim', os: 'sim', arch: 'amd64', kernel: 'sim', apt: 'sim' }
+    return {
+      t: 'hello',
+      name: this.name,
+      facts: { ...facts, cluster: null, region: null, rebootPending: false },
+      bootId: this.#bootId,
+      incarnation: dice.hex(32),
+      fence: this.#fence,
+      at: time.now(),
+      builds: ['prod'],
+      template: true,
+      impediment: null,
+      orders,
     }
   }
 
-  const run = (order: string, entry: OnDisk) => {
-    const life = runnerLife
-    const later = (callback: () => void) => {
-      time.after(dice.between(50, 4000), () => {
-        if (life === runnerLife && up) callback()
-      })
-    }
-    const finish = (fields: Partial<Result>) => {
-      result(entry, fields)
-      isRunning = false
-      wakeRunner()
-    }
-    const before = (index: number) => {
-      const step = STEPS_BEFORE[index]
-      if (step === undefined) {
-        install()
-        return
-      }
-      record(entry, { type: 'step', step })
-      ship()
-      if (index === 3 && !healed && dice.chance(ports.failRate / 2)) later(() => finish({ outcome: 'failed', cause: 'fetch', message: 'the archive is out of reach' }))
-      else later(() => before(index + 1))
-    }
-    const install = () => {
-      entry.latched = true
-      entry.aptBoot = bootId
-      ledger.aptStarted({ order, planHash: entry.grant?.planHash ?? '' })
-      record(entry, { type: 'step', step: 'install' })
-      const lines = dice.between(1, 12)
-      for (let line = 0; line < lines; line += 1) record(entry, { type: 'line', step: 'install', offset: line * 10, text: `line ${line}\n` })
-      ship()
-      const failed = !healed && dice.chance(ports.failRate)
-      // apt itself goes on when the runner dies; only a power cut ends it.
-      const boot = bootId
-      time.after(dice.between(200, 20_000), () => {
-        if (boot !== bootId) return
-        entry.exit = failed ? 'script-failed' : 'done'
-        if (life === runnerLife && up) settle()
-      })
-    }
-    const settle = () => {
-      if (entry.exit === 'done') finish({})
-      else if (entry.exit === 'script-failed') finish({ outcome: 'failed', cause: 'maintainer-script', message: 'the script of a package failed' })
-      else if (healed || dice.chance(0.5)) finish({ outcome: 'failed', cause: 'dpkg-interrupted', message: 'the power was cut in the middle' })
-      else finish({ outcome: 'unknown', cause: 'internal', message: 'the evidence was lost' })
-    }
-    if (entry.latched && ports.bug !== 'run-twice') {
-      const watch = () => {
-        // After a boot nobody runs any more; before, apt's lock tells that it still does.
-        if (entry.exit !== null || entry.aptBoot !== bootId) settle()
-        else later(watch)
-      }
-      watch()
-    } else before(0)
+  connected(send: (frame: AgentFrame) => void): void {
+    this.#send = send
+    this.#agentLife += 1
+    this.#acked = new Map()
+    this.#shipLater()
+    this.#ship()
   }
 
-  const receive: Machine['receive'] = (frame) => {
-    if (!up || send === null) return
-    const reply = send
+  disconnected(): void {
+    this.#send = null
+    this.#agentLife += 1
+  }
+
+  killAgent(): void {
+    this.disconnected()
+    this.#acked = new Map()
+  }
+
+  killRunner(): void {
+    this.#runnerLife += 1
+    this.#isRunning = false
+    this.#ports.time.after(this.#ports.dice.between(100, 3000), () => this.#wakeRunner())
+  }
+
+  pullPlug(): void {
+    this.killAgent()
+    this.#up = false
+    this.#runnerLife += 1
+    this.#isRunning = false
+    this.#bootId = this.#ports.dice.hex(32)
+  }
+
+  boot(): void {
+    if (!this.#up) {
+      this.#up = true
+      this.#bootId = this.#ports.dice.hex(32)
+    }
+    this.#ports.time.after(this.#ports.dice.between(1, 1000), () => this.#wakeRunner())
+  }
+
+  /** Everything is up again and nothing fails any more. */
+  heal(): void {
+    this.#healed = true
+    if (!this.#up) this.boot()
+    this.#wakeRunner()
+  }
+
+  receive(frame: Down): void {
+    if (!this.#up || this.#send === null) return
     switch (frame.t) {
-      case 'plan': {
-        const life = agentLife
-        time.after(dice.between(10, 3000), () => {
-          if (life !== agentLife || send === null) return
-          send({ t: 'planned', query: frame.query, plan, evidence: { releases: [], downloadBytes: 1, installedBytesDelta: 1, madeAt: time.now() }, warnings: [] })
-        })
+      case 'plan':
+        this.#answerPlan(frame.query)
         return
-      }
       case 'grantPayload':
-        if (!disk.has(frame.grant.order)) disk.set(frame.grant.order, { grant: frame.grant, fate: null, latched: false, aptBoot: null, exit: null, records: [], forgotten: false, refused: false })
-        reply({ t: 'granted', order: frame.grant.order, fence: frame.grant.fence })
-        time.after(dice.between(1, 500), wakeRunner)
+        if (!this.#disk.has(frame.grant.order)) this.#disk.set(frame.grant.order, newEntry(frame.grant))
+        this.#send({ t: 'granted', order: frame.grant.order, fence: frame.grant.fence })
+        this.#ports.time.after(this.#ports.dice.between(1, 500), () => this.#wakeRunner())
         return
-      case 'revoke': {
-        const entry: OnDisk = disk.get(frame.order) ?? { grant: null, fate: null, latched: false, aptBoot: null, exit: null, records: [], forgotten: false, refused: false }
-        disk.set(frame.order, entry)
-        if (entry.fate === null || (entry.refused && entry.fate !== 'claim')) {
-          entry.fate = 'void'
-          entry.refused = false
-          result(entry, { outcome: 'void', step: 'claim', message: 'called back before it began' })
-        }
+      case 'revoke':
+        this.#revoke(frame.order)
         return
-      }
       case 'ack':
-        acked.set(frame.order, frame.upTo)
-        if (disk.get(frame.order)?.forgotten === false) ship()
+        this.#acked.set(frame.order, frame.upTo)
+        if (this.#disk.get(frame.order)?.forgotten === false) this.#ship()
         return
       case 'forget': {
-        const entry = disk.get(frame.order)
-        if (entry !== undefined && (acked.get(frame.order) ?? 0) >= entry.records.length) entry.forgotten = true
+        const entry = this.#disk.get(frame.order)
+        if (entry !== undefined && (this.#acked.get(frame.order) ?? 0) >= entry.records.length) entry.forgotten = true
         return
       }
       default:
     }
   }
 
-  const startAgent = () => {
-    if (!up) {
-      up = true
-      bootId = dice.hex(32)
-    }
-    time.after(dice.between(1, 1000), wakeRunner)
+  #answerPlan(query: string): void {
+    const { time, dice } = this.#ports
+    const life = this.#agentLife
+    time.after(dice.between(10, 3000), () => {
+      if (life !== this.#agentLife) return
+      const evidence = { releases: [], downloadBytes: 1, installedBytesDelta: 1, madeAt: time.now() }
+      this.#send?.({ t: 'planned', query, plan: this.#plan, evidence, warnings: [] })
+    })
   }
-  return {
-    id: ports.id,
-    name: ports.name,
-    isUp: () => up,
-    connected: (through) => {
-      send = through
-      agentLife += 1
-      acked = new Map()
-      shipLater()
-      ship()
-    },
-    disconnected: () => {
-      send = null
-      agentLife += 1
-    },
-    receive,
-    killAgent: () => {
-      agentLife += 1
-      acked = new Map()
-      send = null
-    },
-    killRunner: () => {
-      runnerLife += 1
-      isRunning = false
-      time.after(dice.between(100, 3000), wakeRunner)
-    },
-    pullPlug: () => {
-      up = false
-      agentLife += 1
-      runnerLife += 1
-      isRunning = false
-      send = null
-      bootId = dice.hex(32)
-    },
-    startAgent,
-    heal: () => {
-      healed = true
-      if (!up) startAgent()
-      if (!isRunning) wakeRunner()
-    },
-    hello: () => ({
-      t: 'hello', name: ports.name, bootId, incarnation: dice.hex(32), fence, at: time.now(), builds: ['prod'], template: true, impediment: null, orders: inHand(),
-      facts: { agentVersion: 'sim', os: 'sim', arch: 'amd64', kernel: 'sim', apt: 'sim', cluster: null, region: null, rebootPending: false },
-    }),
-    nextCounter: () => (counter += 1),
-    recordsOf: (order) => disk.get(order)?.records ?? [],
-    setPlan: (next) => (plan = next),
+
+  #revoke(order: string): void {
+    const entry = this.#disk.get(order) ?? newEntry(null)
+    this.#disk.set(order, entry)
+    if (entry.fate !== null) return
+    entry.fate = 'void'
+    entry.refused = false
+    this.#end(entry, { outcome: 'void', step: 'claim', message: 'called back before it began' })
+  }
+
+  /** The agent ships what is on disk, a frame at a time, and again when no acknowledgement came. */
+  #ship(): void {
+    if (this.#send === null || !this.#up) return
+    for (const [order, entry] of this.#disk) {
+      if (entry.forgotten) continue
+      const from = this.#acked.get(order) ?? 0
+      const records = entry.records.slice(from, from + RECORDS_PER_FRAME)
+      const isBad = this.#ports.bug === 'record-repeated'
+      const sent = isBad ? records.map((record, index) => repeated(record, records[index - 1])) : records
+      if (sent.length > 0) this.#send({ t: 'records', order, records: sent })
+    }
+  }
+
+  #shipLater(): void {
+    const life = this.#agentLife
+    this.#ports.time.after(RESEND_MS, () => {
+      if (life !== this.#agentLife || this.#send === null) return
+      this.#ship()
+      this.#shipLater()
+    })
+  }
+
+  #record(entry: OnDisk, fields: Record<string, unknown>): void {
+    entry.records.push({ n: entry.records.length + 1, at: this.#ports.time.now(), ...fields } as RunRecord)
+  }
+
+  #end(entry: OnDisk, fields: Partial<Result>): void {
+    const outcome = fields.outcome ?? 'succeeded'
+    this.#record(entry, {
+      type: 'result',
+      outcome,
+      cause: null,
+      step: 'verify',
+      message: 'patched',
+      evidence: [],
+      advice: [],
+      latched: entry.latched,
+      rebootPending: false,
+      installed: [],
+      outputBytes: 0,
+      outputSha256: '0'.repeat(64),
+      ...fields,
+    })
+    if (entry.grant !== null) this.#ports.ledger.runEnded({ order: entry.grant.order, outcome, latched: entry.latched })
+    this.#ship()
+  }
+
+  /** Takes the next order that wants something done, if the runner is free. The runner works one at a time. */
+  #wakeRunner(): void {
+    if (this.#isRunning || !this.#up) return
+    for (const [order, entry] of this.#disk) {
+      if (entry.grant === null || entry.refused || entry.fate === 'void' || hasResult(entry)) continue
+      if (!this.#claim(entry, entry.grant)) continue
+      this.#isRunning = true
+      this.#run(order, entry)
+      return
+    }
+  }
+
+  /** False when the grant came too late, or an order with a higher fence was here before. */
+  #claim(entry: OnDisk, grant: GrantPayload): boolean {
+    const { time, ledger, bug } = this.#ports
+    const again = bug === 'claim-twice' && !entry.latched
+    if (entry.fate === 'claim' && !again) return true
+    if (time.now() > grant.startBy || (grant.fence <= this.#fence && !again)) {
+      entry.refused = true
+      return false
+    }
+    entry.fate = 'claim'
+    this.#fence = grant.fence
+    ledger.claimed(grant)
+    return true
+  }
+
+  /** Calls back unless this life of the runner is over by then. */
+  #later(callback: () => void): void {
+    const life = this.#runnerLife
+    this.#ports.time.after(this.#ports.dice.between(50, 4000), () => {
+      if (life === this.#runnerLife && this.#up) callback()
+    })
+  }
+
+  #finish(entry: OnDisk, fields: Partial<Result>): void {
+    this.#end(entry, fields)
+    this.#isRunning = false
+    this.#wakeRunner()
+  }
+
+  #run(order: string, entry: OnDisk): void {
+    if (!entry.latched || this.#ports.bug === 'run-twice') this.#before(order, entry, 0)
+    else this.#awaitApt(entry)
+  }
+
+  #before(order: string, entry: OnDisk, index: number): void {
+    const step = STEPS_BEFORE[index]
+    if (step === undefined) {
+      this.#install(order, entry)
+      return
+    }
+    this.#record(entry, { type: 'step', step })
+    this.#ship()
+    const fails = step === 'fetch' && !this.#healed && this.#ports.dice.chance(this.#ports.failRate / 2)
+    this.#later(() => {
+      if (fails) this.#finish(entry, { outcome: 'failed', cause: 'fetch', message: 'the archive is out of reach' })
+      else this.#before(order, entry, index + 1)
+    })
+  }
+
+  #install(order: string, entry: OnDisk): void {
+    const { time, dice, ledger, failRate } = this.#ports
+    entry.latched = true
+    entry.aptBoot = this.#bootId
+    ledger.aptStarted({ order, planHash: entry.grant?.planHash ?? '' })
+    this.#record(entry, { type: 'step', step: 'install' })
+    const lines = dice.between(1, 12)
+    for (let line = 0; line < lines; line += 1) {
+      this.#record(entry, { type: 'line', step: 'install', offset: line * 10, text: `line ${line}\n` })
+    }
+    this.#ship()
+    const failed = !this.#healed && dice.chance(failRate)
+    const boot = this.#bootId
+    const life = this.#runnerLife
+    // apt itself goes on when the runner dies; only a power cut ends it.
+    time.after(dice.between(200, 20_000), () => {
+      if (boot !== this.#bootId) return
+      entry.exit = failed ? 'script-failed' : 'done'
+      if (life === this.#runnerLife && this.#up) this.#settle(entry)
+    })
+  }
+
+  /** A runner that was started again reads evidence; after a boot nobody runs any more. */
+  #awaitApt(entry: OnDisk): void {
+    if (entry.exit !== null || entry.aptBoot !== this.#bootId) this.#settle(entry)
+    else this.#later(() => this.#awaitApt(entry))
+  }
+
+  #settle(entry: OnDisk): void {
+    if (entry.exit === 'done') this.#finish(entry, {})
+    else if (entry.exit === 'script-failed') {
+      this.#finish(entry, { outcome: 'failed', cause: 'maintainer-script', message: 'the script of a package failed' })
+    } else if (this.#healed || this.#ports.dice.chance(0.5)) {
+      this.#finish(entry, { outcome: 'failed', cause: 'dpkg-interrupted', message: 'the power was cut in the middle' })
+    } else this.#finish(entry, { outcome: 'unknown', cause: 'internal', message: 'the evidence was lost' })
   }
 }

@@ -1,5 +1,6 @@
 /** `npm run sim -- SEED` replays one seed; `npm run sim -- FIRST LAST` runs a range and stops at the first violation. */
-import { type Bug, runSeed } from './world.ts'
+import type { Bug } from './bugs.ts'
+import { runSeed } from './world.ts'
 
 const [first = 1, last = first] = process.argv.slice(2).filter((word) => /^[0-9]+$/.test(word)).map(Number)
 const bug = (process.argv.slice(2).find((word) => word.startsWith('--bug='))?.slice(6) ?? null) as Bug

@@ -77,7 +77,7 @@ export async function untilStatus(site: Site, change: string, what: string, isWa
       return last !== undefined && isWanted(last) ? last : undefined
     })
   } catch (error) {
-    throw new Error(`${(error as Error).message}; last seen: ${JSON.stringify(last?.state)} ${JSON.stringify(last?.stop)} ${JSON.stringify(last === undefined ? [] : machinesOf(last))}`)
+    throw new Error(`${(error as Error).message}; last seen: ${JSON.stringify(last?.state)} ${JSON.stringify(last?.stop)} ${JSON.stringify(last === undefined ? [] : machinesOf(last))}`, { cause: error })
   }
 }
 

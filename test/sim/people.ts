@@ -1,0 +1,123 @@
+/**
+ * The people of a simulated world: they ask, approve, reject, pause, cancel and freeze at random, race one another,
+ * and lift holds as the stop tells them to. While the world heals they only lift. What they decide goes to the ledger.
+ */
+import type { View } from '../../coordinator/domain/draft.ts'
+import type { Command } from '../../coordinator/domain/events.ts'
+import { type Project, placeKey } from '../../coordinator/domain/state.ts'
+import { PEOPLE, type Person } from './givens.ts'
+import type { World } from './world.ts'
+
+export class People {
+  readonly #world: World
+
+  constructor(world: World) {
+    this.#world = world
+  }
+
+  begin(): void {
+    const { time, dice } = this.#world
+    const act = () => {
+      const view = this.#world.view()
+      if (view !== null) this.#actOnce(dice.pick(PEOPLE), view)
+      time.after(dice.between(500, this.#world.healing ? 60_000 : 40_000), act)
+    }
+    for (let person = 0; person < 3; person += 1) time.after(dice.between(1, 20_000), act)
+  }
+
+  #actOnce(who: Person, view: View): void {
+    const { dice } = this.#world
+    const open = [...view.all('projects')]
+    if (this.#world.healing) {
+      for (const one of open) this.#lift(who, view, one)
+      return
+    }
+    const project = open.length === 0 ? undefined : dice.pick(open)
+    if (project?.change == null || dice.chance(0.2)) {
+      this.#command(who, { type: 'request', text: this.#requestText(), preview: dice.chance(0.1), key: null })
+      return
+    }
+    if (project.state === 'pending' || project.approval === null) {
+      this.#decide(who, project, dice.chance(0.9) ? 'approve' : 'reject')
+      return
+    }
+    const roll = dice.below(100)
+    if (roll < 50) this.#lift(who, view, project)
+    else if (roll < 54) this.#decide(who, project, 'reject')
+    else if (roll < 60) this.#command(who, { type: 'pause', change: project.change, reason: 'look' })
+    else if (roll < 64) this.#cancel(who, view, project)
+    else if (roll < 68) this.#command(who, { type: dice.chance(0.5) ? 'freeze' : 'unfreeze', reason: 'storm' })
+  }
+
+  #requestText(): string {
+    const { dice, machines } = this.#world
+    const names = [...machines.values()].map((machine) => machine.name)
+    const pattern = `prod-dal10-carrier${dice.between(1, 3)}-worker-*`
+    const which = dice.chance(0.5) ? pattern : [dice.pick(names), dice.pick(names)].join(' ')
+    return `prod machines: ${which} outage:0${dice.chance(0.5) ? ' offline:skip busy:skip' : ''}`
+  }
+
+  #command(who: Person, command: Command, then?: (ok: boolean) => void): void {
+    this.#world.submit(who, { type: 'command', command }, then)
+  }
+
+  #decide(who: Person, project: Project, decision: 'approve' | 'reject'): void {
+    const { ledger, time } = this.#world
+    const { digest } = project
+    const change = project.change ?? ''
+    // The ledger takes an approval for given from the moment it is asked for, and takes it back if it is refused.
+    const refused = decision === 'approve' ? ledger.approved(digest, time.now()) : () => {}
+    const given = decision === 'approve' ? digest : null
+    this.#command(who, { type: 'decide', change, decision, digest: given, reason: '' }, (ok) => {
+      if (!ok) refused()
+      else if (decision === 'reject') ledger.unapproved(digest, time.now())
+    })
+  }
+
+  /** Who cancels decides about every failure of the project. */
+  #cancel(who: Person, view: View, project: Project): void {
+    const orders = project.undecided.map((index) => view.get('targets', placeKey(project.id, index))?.order ?? '')
+    this.#command(who, { type: 'cancel', change: project.change ?? '', reason: 'no' }, (ok) => {
+      if (ok) for (const order of orders) this.#world.ledger.decided(order)
+    })
+  }
+
+  /** Does what the stop of a project says, as a person would. */
+  #lift(who: Person, view: View, project: Project): void {
+    const { dice, ledger, healing } = this.#world
+    const change = project.change ?? ''
+    const { stop } = project
+    if (healing && (project.state === 'pending' || stop?.code === 'approval')) {
+      this.#decide(PEOPLE.find((one) => one.name !== project.requester) ?? who, project, 'approve')
+      return
+    }
+    if (stop === null || stop.kind !== 'hold') return
+    const order = project.active ?? view.get('targets', placeKey(project.id, project.undecided[0] ?? 0))?.order ?? ''
+    const decided = (ok: boolean) => ok && ledger.decided(order)
+    const machine = stop.machine ?? ''
+    switch (stop.code) {
+      case 'frozen':
+        this.#command(who, { type: 'unfreeze', reason: '' })
+        return
+      case 'unknown':
+        this.#resolve(who, view, project, decided)
+        return
+      case 'failed':
+      case 'drift':
+        if (dice.chance(0.3)) this.#command(who, { type: 'skip', change, machine, reason: 'later' }, decided)
+        else this.#command(who, { type: 'retry', change, machine, reason: '' }, decided)
+        return
+      default:
+        this.#command(who, { type: 'resume', change, reason: '' })
+    }
+  }
+
+  /** A person looks at the machine first: an order that is still at it is never called ended. */
+  #resolve(who: Person, view: View, project: Project, decided: (ok: boolean) => void): void {
+    const order = view.get('orders', project.active ?? '')
+    const machine = order === undefined ? undefined : this.#world.machines.get(order.machine)
+    if (order === undefined || machine?.recordsOf(order.id).at(-1)?.type !== 'result') return
+    const as = this.#world.dice.chance(0.5) ? 'failed' : 'succeeded'
+    this.#command(who, { type: 'resolve', change: project.change ?? '', machine: order.name, as, reason: 'looked' }, decided)
+  }
+}
