@@ -41,11 +41,19 @@ export type Coordinator = {
 }
 
 /** With its keys and its database as they are in the state folder, made at the first start. */
-export async function openCoordinator(ports: Omit<CoordinatorPorts, 'keys' | 'store'> & { readonly names: readonly string[] }): Promise<{ readonly coordinator: Coordinator; readonly pin: string }> {
+export async function openCoordinator(
+  ports: Omit<CoordinatorPorts, 'keys' | 'store'> & { readonly names: readonly string[] },
+): Promise<{ readonly coordinator: Coordinator; readonly pin: string }> {
   const { config, clock, random, version } = ports
   const places = stateFolder(config.stateDir)
   makeFolder(config.stateDir)
-  const keys = await loadOrCreateKeys({ dir: places.keys, instance: config.instance, names: ports.names, clock, random })
+  const keys = await loadOrCreateKeys({
+    dir: places.keys,
+    instance: config.instance,
+    names: ports.names,
+    clock,
+    random,
+  })
   const store = openSqliteStore({ path: places.database, random, program: version })
   return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin }
 }
@@ -56,6 +64,7 @@ export const restoreBackup = restore
 export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   const { config, store, clock, random, log } = ports
   const tools = createTools(config.settings, random)
+  let notReady: string | null = 'the coordinator is starting'
   const driver = createDriver({
     store,
     clock,
@@ -70,7 +79,10 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       },
     },
     local: { isLocal, step: localStep },
-    onFatal: ports.onFatal,
+    onFatal: (error) => {
+      notReady = `the coordinator failed: ${error.message}`
+      ports.onFatal(error)
+    },
   })
   const sessions = createSessions({
     driver,
@@ -80,7 +92,10 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     log,
     instance: config.instance,
     incarnation: Buffer.from(random.bytes(16)).toString('hex'),
-    sign: (bytes) => ({ signature: ports.keys.orderKey.sign(bytes).toString('base64'), keyId: ports.keys.orderKey.keyId }),
+    sign: (bytes) => ({
+      signature: ports.keys.orderKey.sign(bytes).toString('base64'),
+      keyId: ports.keys.orderKey.keyId,
+    }),
     settings: sessionSettings(config),
   })
   const api = createApi({
@@ -94,8 +109,9 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     clock,
     random,
     log,
-    settings: config.settings,
     tools,
+    readiness: () => notReady,
+    ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools }),
     backup: (path, passphrase) => backup(ports, path, passphrase),
@@ -104,13 +120,16 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   return {
     driver,
     start: async () => {
-      for (const call of unfinishedClosings(driver.view)) await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+      for (const call of unfinishedClosings(driver.view))
+        await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
       await driver.start()
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
+      notReady = null
       return { port }
     },
     stop: async () => {
+      notReady = 'the coordinator is stopping'
       sessions.stop()
       await api.close()
       await driver.stop()
@@ -119,14 +138,19 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   }
 }
 
-function viewsOf(driver: Driver, store: Store, given: { readonly instance: string; readonly tools: Tools }): ApiPorts['views'] {
+function viewsOf(
+  driver: Driver,
+  store: Store,
+  given: { readonly instance: string; readonly tools: Tools },
+): ApiPorts['views'] {
   return {
     status: (change) => {
       const rows = projectRows(driver, store, change)
       return rows === undefined ? undefined : statusOf(rows, given.instance)
     },
     statusText: (status) => renderStatus(status, driver.now()),
-    previewPlan: (request) => previewOf(driver.view, request, store.list('queries', requestQueryPrefix(request.id)), given.tools),
+    previewPlan: (request) =>
+      previewOf(driver.view, request, store.list('queries', requestQueryPrefix(request.id)), given.tools),
   }
 }
 
@@ -155,6 +179,14 @@ function projectRows(driver: Driver, store: Store, change: string): ProjectRows 
 
 async function backup(ports: CoordinatorPorts, path: string, passphrase: string) {
   const { config, store, clock, random, version } = ports
-  const value = await backupSealed({ store, stateDir: config.stateDir, file: path, passphrase, at: clock.wallNow(), program: version, random })
+  const value = await backupSealed({
+    store,
+    stateDir: config.stateDir,
+    file: path,
+    passphrase,
+    at: clock.wallNow(),
+    program: version,
+    random,
+  })
   return { ok: true as const, value }
 }

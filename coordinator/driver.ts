@@ -4,7 +4,7 @@
  * before its commit returned; a turn that can't be committed ends the coordinator, and nothing of it was said.
  */
 import type { FeedRow } from '../protocol/feed.ts'
-import type { Envelope, Event, Outcome, Reply, Settings, Tools } from './domain/events.ts'
+import type { Envelope, Event, Outcome, Reply, Send, Settings, Tools } from './domain/events.ts'
 import type { View } from './domain/draft.ts'
 import { checkWrites } from './domain/invariants.ts'
 import { actorName } from './domain/planning.ts'
@@ -38,7 +38,10 @@ export type DriverPorts = {
   /** The core's step; given only by the simulator, which plants bugs in it. */
   readonly core?: typeof step
   /** The step of the provider that lives in this process, and the events that are its own. */
-  readonly local?: { readonly isLocal: (event: Event) => boolean; readonly step: (view: View, envelope: Envelope, tools: Tools) => Outcome }
+  readonly local?: {
+    readonly isLocal: (event: Event) => boolean
+    readonly step: (view: View, envelope: Envelope, tools: Tools) => Outcome
+  }
   /** Called once when the coordinator must end: the state on disk is good, the state in memory no longer counts. */
   readonly onFatal: (error: Error) => void
 }
@@ -52,137 +55,178 @@ type Waiting = {
 
 /** How far the wall clock may run ahead of the monotonic one before the coordinator's clock follows it. */
 const CLOCK_AHEAD_MS_MAX = 2000
+/** A timer of Node takes at most 2^31 - 1 ms; it is armed again when it fires. */
+const TIMER_MS_MAX = 2 ** 30
 
 export function createDriver(ports: DriverPorts): Driver {
-  const { store, clock, log } = ports
-  const memory = createMemory(store)
-  const listeners = new Set<(row: FeedRow) => void>()
-  const queue: Waiting[] = []
-  let isBusy = false
-  let failure: Error | null = null
-  let rev = store.rev()
-  let anchor = { wall: Math.max(clock.wallNow(), store.lastAt()), monotonic: clock.monotonicNow() }
-  let timer: { readonly at: Instant; readonly disarm: () => void } | null = null
-  let isStopping = false
+  const loop = new Loop(ports)
+  return {
+    view: loop.view,
+    submit: (actor, event) => loop.submit(actor, event),
+    now: () => loop.now(),
+    rev: () => loop.rev(),
+    onRow: (listener) => loop.onRow(listener),
+    start: async () => {
+      await loop.submit({ kind: 'smith' }, { type: 'opened' })
+    },
+    stop: () => loop.stop(),
+  }
+}
+
+/** Owns the queue, the timer, and the state in memory. */
+class Loop {
+  readonly view: View
+  readonly #ports: DriverPorts
+  readonly #apply: (writes: readonly Write[]) => void
+  readonly #listeners = new Set<(row: FeedRow) => void>()
+  readonly #queue: Waiting[] = []
+  #isBusy = false
+  #isStopping = false
+  #failure: Error | null = null
+  #rev: number
+  #anchor: { readonly wall: number; readonly monotonic: number }
+  #timer: { readonly at: Instant; readonly disarm: () => void } | null = null
+
+  constructor(ports: DriverPorts) {
+    const { store, clock } = ports
+    const memory = createMemory(store)
+    this.#ports = ports
+    this.view = memory.view
+    this.#apply = memory.apply
+    this.#rev = store.rev()
+    this.#anchor = { wall: Math.max(clock.wallNow(), store.lastAt()), monotonic: clock.monotonicNow() }
+  }
+
+  rev(): number {
+    return this.#rev
+  }
 
   /** Monotonic since the anchor; it follows a wall clock that runs ahead and never one that goes back. */
-  const now = (): Instant => {
-    const at = Math.floor(anchor.wall + (clock.monotonicNow() - anchor.monotonic))
+  now(): Instant {
+    const { clock, log } = this.#ports
+    const at = Math.floor(this.#anchor.wall + (clock.monotonicNow() - this.#anchor.monotonic))
     const wall = clock.wallNow()
-    if (wall - at > CLOCK_AHEAD_MS_MAX) {
-      log.warn({ aheadMs: wall - at }, 'the wall clock jumped ahead')
-      anchor = { wall, monotonic: clock.monotonicNow() }
-      return wall
+    if (wall - at <= CLOCK_AHEAD_MS_MAX) return at
+    log.warn({ aheadMs: wall - at }, 'the wall clock jumped ahead')
+    this.#anchor = { wall, monotonic: clock.monotonicNow() }
+    return wall
+  }
+
+  onRow(listener: (row: FeedRow) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  submit(actor: Actor, event: Event): Promise<{ reply: Reply; rev: number }> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure !== null || this.#isStopping) {
+        reject(this.#failure ?? new Error('the coordinator is stopping'))
+        return
+      }
+      this.#queue.push({ actor, event, resolve, reject })
+      void this.#pump()
+    })
+  }
+
+  /** What was asked before this is answered; what comes later is not begun. */
+  async stop(): Promise<void> {
+    if (this.#failure === null && !this.#isStopping) {
+      const last = this.submit({ kind: 'smith' }, { type: 'tick' })
+      this.#isStopping = true
+      await last
     }
-    return at
+    this.#failure ??= new Error('the coordinator has stopped')
+    this.#timer?.disarm()
   }
 
-  const fail = (error: Error) => {
-    if (failure !== null) return
-    failure = error
-    timer?.disarm()
-    log.error({ err: error }, 'the coordinator must end')
-    for (const waiting of queue.splice(0)) waiting.reject(error)
-    ports.onFatal(error)
-  }
-
-  const isOwn = (event: Event) => ports.local?.isLocal(event) ?? false
-
-  const turn = async (waiting: Waiting): Promise<void> => {
-    const envelope: Envelope = { at: now(), actor: waiting.actor, event: waiting.event }
-    const core = ports.core ?? step
-    const run = isOwn(waiting.event) ? (ports.local?.step ?? core) : core
-    const outcome = run(memory.view, envelope, ports.tools)
-    checkWrites(memory.view, outcome.writes)
-    const row = await commit(envelope, outcome)
-    memory.apply(outcome.writes)
-    for (const send of outcome.sends) {
-      if (send.to === 'agent') ports.outbound.toAgent(send)
-      else if (send.to === 'change') ports.outbound.toChange(send.call)
-      else void submit({ kind: 'change' }, send.event).catch((error: unknown) => log.debug({ err: error }, 'not taken: the coordinator ends'))
-    }
-    if (row !== null) for (const listener of listeners) listener(row)
-    waiting.resolve({ reply: outcome.reply, rev })
-  }
-
-  const commit = async (envelope: Envelope, outcome: Outcome): Promise<FeedRow | null> => {
-    const stored = outcome.writes.filter((write) => TABLES[write.table].stored)
-    if (stored.length === 0 && outcome.logs.length === 0 && outcome.facts.length === 0) return null
-    const row: FeedRow = { rev: rev + 1, at: envelope.at, actor: actorName(envelope.actor), facts: [...outcome.facts] }
-    const done = store.commit({ rev: row.rev, at: row.at, actor: row.actor, row, writes: stored, logs: outcome.logs })
-    if (done !== undefined) await done
-    rev = row.rev
-    return row
-  }
-
-  const pump = async (): Promise<void> => {
-    if (isBusy) return
-    isBusy = true
+  async #pump(): Promise<void> {
+    if (this.#isBusy) return
+    this.#isBusy = true
     try {
-      for (let waiting = queue.shift(); waiting !== undefined; waiting = queue.shift()) {
+      for (let waiting = this.#queue.shift(); waiting !== undefined; waiting = this.#queue.shift()) {
         try {
-          await turn(waiting)
+          await this.#turn(waiting)
         } catch (error) {
           const cause = error instanceof Error ? error : new Error(String(error))
           waiting.reject(cause)
-          fail(cause)
+          this.#fail(cause)
           return
         }
+        // After each turn, not when the queue is empty: on a busy instance it never is.
+        this.#arm()
       }
-      arm()
     } finally {
-      isBusy = false
+      this.#isBusy = false
     }
   }
 
-  /** A timer that is set fires at its time, whatever comes in the meantime: a busy coordinator must wake too. */
-  const arm = () => {
-    const at = now()
-    const wake = nextWake(memory.view, ports.settings, at)
-    if (wake !== null && failure === null && timer !== null && timer.at <= wake) return
-    timer?.disarm()
-    timer = null
-    if (wake === null || failure !== null) return
-    // A timer of Node takes at most 2^31 - 1 ms; it is armed again when it fires.
-    const disarm = clock.after(Math.min(wake - at, 2 ** 30), () => {
-      timer = null
-      void submit({ kind: 'smith' }, { type: 'tick' }).catch((error: unknown) => log.debug({ err: error }, 'no tick: the coordinator ends'))
-    })
-    timer = { at: Math.min(wake, at + 2 ** 30), disarm }
+  async #turn(waiting: Waiting): Promise<void> {
+    const { view } = this
+    const ports = this.#ports
+    const envelope: Envelope = { at: this.now(), actor: waiting.actor, event: waiting.event }
+    const core = ports.core ?? step
+    const run = ports.local?.isLocal(waiting.event) === true ? ports.local.step : core
+    const outcome = run(view, envelope, ports.tools)
+    checkWrites(view, outcome.writes)
+    const row = await this.#commit(envelope, outcome)
+    this.#apply(outcome.writes)
+    this.#send(outcome.sends)
+    if (row !== null) for (const listener of this.#listeners) listener(row)
+    waiting.resolve({ reply: outcome.reply, rev: this.#rev })
   }
 
-  const submit = (actor: Actor, event: Event) =>
-    new Promise<{ reply: Reply; rev: number }>((resolve, reject) => {
-      if (failure !== null || isStopping) {
-        reject(failure ?? new Error('the coordinator is stopping'))
-        return
-      }
-      queue.push({ actor, event, resolve, reject })
-      void pump()
-    })
+  async #commit(envelope: Envelope, outcome: Outcome): Promise<FeedRow | null> {
+    const stored = outcome.writes.filter((write) => TABLES[write.table].stored)
+    if (stored.length === 0 && outcome.logs.length === 0 && outcome.facts.length === 0) return null
+    const { at } = envelope
+    const row: FeedRow = { rev: this.#rev + 1, at, actor: actorName(envelope.actor), facts: [...outcome.facts] }
+    const { rev, actor } = row
+    const done = this.#ports.store.commit({ rev, at, actor, row, writes: stored, logs: outcome.logs })
+    if (done !== undefined) await done
+    this.#rev = row.rev
+    return row
+  }
 
-  return {
-    view: memory.view,
-    submit,
-    now,
-    rev: () => rev,
-    onRow: (listener) => {
-      listeners.add(listener)
-      return () => listeners.delete(listener)
-    },
-    start: async () => {
-      await submit({ kind: 'smith' }, { type: 'opened' })
-    },
-    stop: async () => {
-      if (failure === null && !isStopping) {
-        const last = submit({ kind: 'smith' }, { type: 'tick' })
-        // What was asked before this is answered; what comes later is not begun.
-        isStopping = true
-        await last
-      }
-      failure ??= new Error('the coordinator has stopped')
-      timer?.disarm()
-    },
+  #send(sends: readonly Send[]): void {
+    const { outbound } = this.#ports
+    for (const send of sends) {
+      if (send.to === 'agent') outbound.toAgent(send)
+      else if (send.to === 'change') outbound.toChange(send.call)
+      else this.#submitOwn({ kind: 'change' }, send.event)
+    }
+  }
+
+  /** Nobody waits for the answer; that it is refused means that the coordinator ends. */
+  #submitOwn(actor: Actor, event: Event): void {
+    this.submit(actor, event).catch((error: unknown) =>
+      this.#ports.log.debug({ err: error }, 'not taken: the coordinator ends'),
+    )
+  }
+
+  #fail(error: Error): void {
+    if (this.#failure !== null) return
+    this.#failure = error
+    this.#timer?.disarm()
+    this.#ports.log.error({ err: error }, 'the coordinator must end')
+    for (const waiting of this.#queue.splice(0)) waiting.reject(error)
+    this.#ports.onFatal(error)
+  }
+
+  /** A timer that is set fires at its time, whatever comes in the meantime: a busy coordinator must wake too. */
+  #arm(): void {
+    const { clock, settings } = this.#ports
+    const at = this.now()
+    const wake = nextWake(this.view, settings, at)
+    if (wake !== null && this.#failure === null && this.#timer !== null && this.#timer.at <= wake) return
+    this.#timer?.disarm()
+    this.#timer = null
+    if (wake === null || this.#failure !== null) return
+    const delayMs = Math.min(wake - at, TIMER_MS_MAX)
+    const disarm = clock.after(delayMs, () => {
+      this.#timer = null
+      this.#submitOwn({ kind: 'smith' }, { type: 'tick' })
+    })
+    this.#timer = { at: at + delayMs, disarm }
   }
 }
 

@@ -42,10 +42,24 @@ export async function main(argv: readonly string[]): Promise<void> {
     .requiredOption('--state-dir <dir>', 'the empty folder')
     .requiredOption('--passphrase-file <file>', 'a file with the passphrase; - reads it from the standard input')
     .action(async (file: string, options: { readonly stateDir: string; readonly passphraseFile: string }) => {
-      const passphrase = readFileSync(options.passphraseFile === '-' ? 0 : options.passphraseFile, 'utf8').replace(/\n$/, '')
-      const restored = await restoreBackup({ file, passphrase, stateDir: options.stateDir, at: clock.wallNow(), program: packageVersion(), random })
-      process.stdout.write(`Restored the state of ${new Date(restored.madeAt).toISOString()} (journal row ${restored.rev}) into ${options.stateDir}.\n`)
-      process.stdout.write('The instance is frozen. Start the coordinator, see what the machines did since, then: smith unfreeze\n')
+      const passphrase = readFileSync(options.passphraseFile === '-' ? 0 : options.passphraseFile, 'utf8').replace(
+        /\n$/,
+        '',
+      )
+      const restored = await restoreBackup({
+        file,
+        passphrase,
+        stateDir: options.stateDir,
+        at: clock.wallNow(),
+        program: packageVersion(),
+        random,
+      })
+      process.stdout.write(
+        `Restored the state of ${new Date(restored.madeAt).toISOString()} (journal row ${restored.rev}) into ${options.stateDir}.\n`,
+      )
+      process.stdout.write(
+        'The instance is frozen. Start the coordinator, see what the machines did since, then: smith unfreeze\n',
+      )
     })
   program
     .command('config')
@@ -81,7 +95,10 @@ async function run(file: string, level: string): Promise<void> {
     random,
     log,
     version: packageVersion(),
-    names: [hostname(), ...(config.listen.host === '0.0.0.0' || config.listen.host === '::' ? [] : [config.listen.host])],
+    names: [
+      hostname(),
+      ...(config.listen.host === '0.0.0.0' || config.listen.host === '::' ? [] : [config.listen.host]),
+    ],
     // What is on disk is good and what is in memory no longer counts: whoever supervises starts it again.
     onFatal: () => process.exit(EXIT.failed),
   })
@@ -92,7 +109,17 @@ async function run(file: string, level: string): Promise<void> {
   const { port } = await coordinator.start().catch((error: unknown) => {
     throw startRefusal(error, config.listen)
   })
-  log.info({ instance: config.instance, host: config.listen.host, port, pin, adminSocket: config.adminSocket, version: packageVersion() }, 'listening')
+  log.info(
+    {
+      instance: config.instance,
+      host: config.listen.host,
+      port,
+      pin,
+      adminSocket: config.adminSocket,
+      version: packageVersion(),
+    },
+    'listening',
+  )
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
       log.info({ signal }, 'stopping')

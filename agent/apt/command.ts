@@ -114,6 +114,8 @@ export function aptConfigText(folders: AptFolders, options: AptOptions): string 
     `Acquire::https::Timeout "${seconds(options.fetchStallMs)}";`,
     `DPkg::Lock::Timeout "${seconds(options.lockWaitMs)}";`,
     'DPkg::Use-Pty "0";',
+    // Its note that a simulation is none of root's would only puzzle who reads the log of a run by root.
+    'APT::Get::Show-User-Simulation-Note "false";',
     ...CONFFILE_OPTIONS.map((option) => `DPkg::Options:: ${quoted(option)};`),
   ]
   if (!options.locks) lines.push('Debug::NoLocking "1";')

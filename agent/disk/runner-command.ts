@@ -7,7 +7,10 @@ import { fileURLToPath } from 'node:url'
 /** flock(1) exits with it when another runner is at work, which then sees the inbox itself. */
 export const RUNNER_BUSY_STATUS = 75
 
+/** In a package this module is part of a bundle in `agent/`, and the runner's bundle lies in `agent/runner/`. */
+const RUNNER = import.meta.url.endsWith('.ts') ? '../runner/main.ts' : './runner/main.mjs'
+
 /** The argv of the runner; start it detached, stdin from /dev/null, and don't wait for it. */
 export function runnerCommand(configFile: string): string[] {
-  return [process.execPath, fileURLToPath(new URL('../runner/main.ts', import.meta.url)), '--config', configFile]
+  return [process.execPath, fileURLToPath(new URL(RUNNER, import.meta.url)), '--config', configFile]
 }

@@ -21,8 +21,10 @@ export async function runUntilIdle(config: AgentConfig): Promise<void> {
       if (!isInstalling()) process.exit(0)
     })
   }
-  const here = (name: string) => fileURLToPath(new URL(name, import.meta.url))
-  const programs = { node: process.execPath, wrapper: here('wrapper.ts'), hook: here('hook.ts') }
+  // In a checkout they are sources beside this one, in a package bundles beside the bundle that this is part of.
+  const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'mjs'
+  const here = (name: string) => fileURLToPath(new URL(`${name}.${suffix}`, import.meta.url))
+  const programs = { node: process.execPath, wrapper: here('wrapper'), hook: here('hook') }
   return new Promise((resolve) => {
     createRunner(ports, config, programs, resolve).start()
   })

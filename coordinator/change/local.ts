@@ -33,9 +33,20 @@ function take(draft: Draft, call: ChangeCall): Reply {
     case 'permission': {
       const change = draft.get('localChanges', call.change)
       if (change === undefined) {
-        draft.send({ to: 'core', event: { type: 'providerFailed', project: call.project, ask: call.ask, reason: `there is no change ${call.change}` } })
+        draft.send({
+          to: 'core',
+          event: {
+            type: 'providerFailed',
+            project: call.project,
+            ask: call.ask,
+            reason: `there is no change ${call.change}`,
+          },
+        })
       } else {
-        draft.send({ to: 'core', event: { type: 'permission', project: call.project, ask: call.ask, permission: permissionOf(draft, change) } })
+        draft.send({
+          to: 'core',
+          event: { type: 'permission', project: call.project, ask: call.ask, permission: permissionOf(draft, change) },
+        })
       }
       return { ok: true }
     }
@@ -50,7 +61,10 @@ function take(draft: Draft, call: ChangeCall): Reply {
 function raise(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): Reply {
   const known = [...draft.all('localChanges')].find((change) => change.project === call.project)
   const change = known ?? newChange(draft, call)
-  draft.send({ to: 'core', event: { type: 'changeRaised', project: call.project, change: change.number, tasks: change.tasks } })
+  draft.send({
+    to: 'core',
+    event: { type: 'changeRaised', project: call.project, change: change.number, tasks: change.tasks },
+  })
   return { ok: true }
 }
 
@@ -106,7 +120,12 @@ function note(draft: Draft, number: string, text: string): Reply {
 function close(draft: Draft, call: Extract<ChangeCall, { call: 'close' }>): Reply {
   const change = draft.get('localChanges', call.change)
   if (change === undefined) return { ok: true }
-  draft.retire('localChanges', call.change, { ...change, state: 'closed', closeCode: call.code, closeNotes: call.notes })
+  draft.retire('localChanges', call.change, {
+    ...change,
+    state: 'closed',
+    closeCode: call.code,
+    closeNotes: call.notes,
+  })
   draft.say({ fact: 'changeClosed', change: call.change, project: call.project, state: call.code, text: call.notes })
   return { ok: true }
 }
@@ -117,11 +136,15 @@ function decide(draft: Draft, command: Decision): Reply {
   const change = draft.get('localChanges', command.change)
   if (change === undefined) return { ok: false, refusals: [notFound(draft, command.change)] }
   const by = personOf(draft.actor)
-  const approval = command.decision === 'approve' ? 'approved' : change.approval === 'approved' ? 'withdrawn' : 'rejected'
+  const approval =
+    command.decision === 'approve' ? 'approved' : change.approval === 'approved' ? 'withdrawn' : 'rejected'
   if (change.approval === approval) return { ok: true }
   const decided: LocalChange = { ...change, approval, decidedBy: by, decidedAt: draft.at, reason: command.reason }
   draft.put('localChanges', change.number, decided)
-  draft.send({ to: 'core', event: { type: 'permission', project: change.project, ask: null, permission: permissionOf(draft, decided) } })
+  draft.send({
+    to: 'core',
+    event: { type: 'permission', project: change.project, ask: null, permission: permissionOf(draft, decided) },
+  })
   return { ok: true }
 }
 
@@ -151,8 +174,18 @@ function mayDecide(draft: Draft, command: Decision): Refusal | null {
 function notFound(draft: Draft, number: string): Refusal {
   const past = draft.archived('localChanges', number)
   return past === undefined
-    ? { kind: 'not-found', message: `there is no change ${number} here`, subject: number, remedy: 'smith status lists the projects' }
-    : { kind: 'conflict', message: `${number} is closed`, subject: number, remedy: 'ask for a new one with smith patch' }
+    ? {
+        kind: 'not-found',
+        message: `there is no change ${number} here`,
+        subject: number,
+        remedy: 'smith status lists the projects',
+      }
+    : {
+        kind: 'conflict',
+        message: `${number} is closed`,
+        subject: number,
+        remedy: 'ask for a new one with smith patch',
+      }
 }
 
 function personOf(actor: Actor): string {
@@ -167,6 +200,14 @@ export function unfinishedClosings(view: View): ChangeCall[] {
   return [...view.all('localChanges')].flatMap((change) => {
     const project = view.get('projects', change.project) ?? view.archived('projects', change.project)
     if (project?.state !== 'closed') return []
-    return [{ call: 'close' as const, project: project.id, change: change.number, code: closeCodeOf(project), notes: project.closeNotes ?? '' }]
+    return [
+      {
+        call: 'close' as const,
+        project: project.id,
+        change: change.number,
+        code: closeCodeOf(project),
+        notes: project.closeNotes ?? '',
+      },
+    ]
   })
 }

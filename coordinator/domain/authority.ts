@@ -28,7 +28,16 @@ const ROLES_FOR: { readonly [V in Verb]: readonly Role[] } = {
 }
 
 /** What the admin socket may do everywhere: people, enrolment, and stopping. */
-const LOCAL_ADMIN_VERBS: readonly Verb[] = ['pause', 'cancel', 'freeze', 'unfreeze', 'enrolNew', 'enrolRevoke', 'userAdd', 'userRevoke']
+const LOCAL_ADMIN_VERBS: readonly Verb[] = [
+  'pause',
+  'cancel',
+  'freeze',
+  'unfreeze',
+  'enrolNew',
+  'enrolRevoke',
+  'userAdd',
+  'userRevoke',
+]
 
 /** Null when the actor may; a preview is open to everyone who may look. */
 export function mayCommand(actor: Actor, command: Command, settings: Settings): Refusal | null {
@@ -37,12 +46,18 @@ export function mayCommand(actor: Actor, command: Command, settings: Settings): 
   if (actor.kind === 'local-admin') {
     const isPreview = command.type === 'request' && command.preview
     if (LOCAL_ADMIN_VERBS.includes(verb) || isPreview || settings.approval.localAdminMayApprove) return null
-    return refused(`the admin socket may not ${verbName(verb)}`, `use a personal token with the role ${roles.join(' or ')} (smith user add, smith login)`)
+    return refused(
+      `the admin socket may not ${verbName(verb)}`,
+      `use a personal token with the role ${roles.join(' or ')} (smith user add, smith login)`,
+    )
   }
   if (actor.kind !== 'person') return refused(`${actor.kind} gives no commands`, 'use a personal token')
   if (command.type === 'request' && command.preview) return null
   if (roles.some((role) => actor.roles.includes(role))) return null
-  return refused(`${actor.name} may not ${verbName(verb)}`, `that needs the role ${roles.join(' or ')}; an admin can give it (smith user add)`)
+  return refused(
+    `${actor.name} may not ${verbName(verb)}`,
+    `that needs the role ${roles.join(' or ')}; an admin can give it (smith user add)`,
+  )
 }
 
 function verbName(verb: Verb): string {

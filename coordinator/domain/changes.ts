@@ -6,7 +6,8 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { cancelUnstarted } from './commands.ts'
 import type { Draft } from './draft.ts'
 import type { Event, Permission, Reply } from './events.ts'
-import { actorName, checkAgain, endRequest } from './planning.ts'
+import { actorName, endRequest } from './planning.ts'
+import { checkAgain } from './queries.ts'
 import { releaseMachine } from './lines.ts'
 import { approvalLost, usePermission } from './rollout.ts'
 import type { Project } from './state.ts'
@@ -27,7 +28,11 @@ export function takeChange(draft: Draft, event: Extract<Event, { type: 'changeRa
   const request = mustHave(draft.get('requests', project.request), `request ${project.request}`)
   endRequest(draft, { ...request, state: 'raised', change: event.change })
   const raised = changeProject(draft, project.id, { state: 'pending', change: event.change })
-  sayOf(draft, raised, { fact: 'changeRaised', request: project.request, text: `${raised.title} with build ${raised.build}` })
+  sayOf(draft, raised, {
+    fact: 'changeRaised',
+    request: project.request,
+    text: `${raised.title} with build ${raised.build}`,
+  })
   draft.touch(project.id)
   return DONE
 }
@@ -76,13 +81,18 @@ function takeNews(draft: Draft, project: Project, permission: Permission): void 
     checkAgain(draft, project.id)
     return
   }
-  const isRefused = permission.approval === 'rejected' || permission.approval === 'withdrawn' || permission.state === 'closed'
+  const isRefused =
+    permission.approval === 'rejected' || permission.approval === 'withdrawn' || permission.state === 'closed'
   if (project.state === 'pending') {
     if (isRefused) cancelRefused(draft, project, permission, lost)
     return
   }
   if (project.approval === null) return
-  const without = changeProject(draft, project.id, { approval: null, ask: null, denied: { code: 'approval', reason: lost } })
+  const without = changeProject(draft, project.id, {
+    approval: null,
+    ask: null,
+    denied: { code: 'approval', reason: lost },
+  })
   sayOf(draft, without, { fact: 'changeWithdrawn', reason: lost })
 }
 

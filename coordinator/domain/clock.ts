@@ -17,7 +17,8 @@ import { changeProject } from './targets.ts'
 /** After a start nobody is connected: whoever is in the works is silent from now on. */
 export function open(draft: Draft): void {
   for (const order of [...draft.all('orders')]) {
-    if (isActive(order) && order.silentSince === null) draft.put('orders', order.id, { ...order, silentSince: draft.at })
+    if (isActive(order) && order.silentSince === null)
+      draft.put('orders', order.id, { ...order, silentSince: draft.at })
   }
   for (const request of [...draft.all('requests')]) if (request.state === 'planning') reopenRequest(draft, request)
   for (const query of [...draft.all('queries')]) {
@@ -48,13 +49,16 @@ export function tick(draft: Draft): void {
   for (const project of [...draft.all('projects')]) {
     if (project.state === 'raising') raiseChange(draft, project)
     watchAsk(draft, project)
-    if (project.stop !== null && project.stop.kind === 'waiting' && draft.at - project.stop.since >= limits.waitMsMax) draft.touch(project.id)
+    if (project.stop !== null && project.stop.kind === 'waiting' && draft.at - project.stop.since >= limits.waitMsMax)
+      draft.touch(project.id)
   }
 }
 
 function endOverdueQuery(draft: Draft, query: Query): void {
   const request = query.purpose === 'request' ? draft.get('requests', query.owner) : undefined
-  const deadline = query.deadline ?? (query.state === 'queued' && draft.get('sessions', query.machine) === undefined ? request?.deadline : undefined)
+  const deadline =
+    query.deadline ??
+    (query.state === 'queued' && draft.get('sessions', query.machine) === undefined ? request?.deadline : undefined)
   if (query.state === 'answered' || deadline === undefined || deadline > draft.at) {
     if (request !== undefined && request.state === 'planning' && query.state === 'queued') askNext(draft, request)
     return
@@ -63,7 +67,12 @@ function endOverdueQuery(draft: Draft, query: Query): void {
     draft,
     query,
     query.state === 'queued'
-      ? { kind: 'machine-offline', message: `${query.name} has no live agent`, subject: query.name, remedy: `look at the agent on ${query.name}` }
+      ? {
+          kind: 'machine-offline',
+          message: `${query.name} has no live agent`,
+          subject: query.name,
+          remedy: `look at the agent on ${query.name}`,
+        }
       : {
           kind: 'cannot-plan',
           message: `${query.name} did not plan within ${Math.round(draft.tools.settings.limits.planTimeMsMax / 1000)} s`,
@@ -83,7 +92,8 @@ function watchOrder(draft: Draft, order: Order): void {
     return
   }
   // Connected and past its time: the grant can't be claimed any more, which the machine itself must confirm.
-  if (!order.claimed && !order.revoking && order.silentSince === null && draft.at > (order.startBy ?? 0)) callBack(draft, order)
+  if (!order.claimed && !order.revoking && order.silentSince === null && draft.at > (order.startBy ?? 0))
+    callBack(draft, order)
 }
 
 /** When silence makes an order unknown, null while it is not silent. A reboot may take the outage that was declared. */
@@ -118,7 +128,8 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   for (const query of view.all('queries')) {
     if (query.state === 'asked' && query.deadline !== null) consider(query.deadline)
   }
-  for (const request of view.all('requests')) if (request.state === 'planning') consider(Math.max(request.deadline, at + 1000))
+  for (const request of view.all('requests'))
+    if (request.state === 'planning') consider(Math.max(request.deadline, at + 1000))
   for (const order of view.all('orders')) {
     if (order.state !== 'granted' && order.state !== 'running') continue
     const silenceEndsAt = silenceEnd(view, settings, order)
@@ -127,8 +138,10 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   }
   for (const project of view.all('projects')) {
     if (project.state === 'raising') consider(at + limits.permissionRetryMs)
-    if (project.stop?.kind === 'waiting') consider(Math.max(project.stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
-    if (project.ask !== null) consider(project.ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))
+    if (project.stop?.kind === 'waiting')
+      consider(Math.max(project.stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
+    if (project.ask !== null)
+      consider(project.ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))
     else if (project.state === 'pending' || project.approval === null) consider(at + limits.changePollMs)
     else if (project.denied !== null && project.active === null) consider(at + limits.permissionRetryMs)
   }

@@ -7,22 +7,40 @@ import { type Draft, instanceOf } from './draft.ts'
 import type { Command, Reply } from './events.ts'
 import { freeLine, noteBag, releaseMachine } from './lines.ts'
 import { endOrder, isActive } from './order.ts'
-import { actorName, checkAgain, dropChecks } from './planning.ts'
+import { actorName } from './planning.ts'
+import { checkAgain, dropChecks } from './queries.ts'
 import type { Order, Project, Target } from './state.ts'
 import { changeProject, changeTarget, isUnstarted, projectOf, sayOf, targetNamed, targetOf } from './targets.ts'
 
 type Steering = Extract<Command, { change: string }>
 
 /** The open project of a change, or why there is none. */
-export function openProject(draft: Draft, change: string): { readonly project: Project } | { readonly refusal: Refusal } {
+export function openProject(
+  draft: Draft,
+  change: string,
+): { readonly project: Project } | { readonly refusal: Refusal } {
   const entry = draft.get('changes', change)
   if (entry !== undefined) return { project: projectOf(draft, entry.project) }
   const past = draft.archived('changes', change)
   if (past === undefined) {
-    return { refusal: { kind: 'not-found', message: `there is no project ${change} here`, subject: change, remedy: 'smith status lists the projects' } }
+    return {
+      refusal: {
+        kind: 'not-found',
+        message: `there is no project ${change} here`,
+        subject: change,
+        remedy: 'smith status lists the projects',
+      },
+    }
   }
   const outcome = draft.archived('projects', past.project)?.outcome ?? 'closed'
-  return { refusal: { kind: 'conflict', message: `${change} is closed (${outcome})`, subject: change, remedy: 'ask for a new one with smith patch' } }
+  return {
+    refusal: {
+      kind: 'conflict',
+      message: `${change} is closed (${outcome})`,
+      subject: change,
+      remedy: 'ask for a new one with smith patch',
+    },
+  }
 }
 
 /** Every command about one project but the decision about its change. */
@@ -43,14 +61,24 @@ export function steer(draft: Draft, command: Exclude<Steering, { type: 'decide' 
     case 'resolve': {
       const target = targetNamed(draft, project, command.machine)
       if (target === undefined) {
-        return no({ kind: 'not-found', message: `${command.machine} is not in ${command.change}`, subject: command.machine, remedy: `smith status ${command.change} shows its machines` })
+        return no({
+          kind: 'not-found',
+          message: `${command.machine} is not in ${command.change}`,
+          subject: command.machine,
+          remedy: `smith status ${command.change} shows its machines`,
+        })
       }
       return decideMachine(draft, project, target, command)
     }
   }
 }
 
-function decideMachine(draft: Draft, project: Project, target: Target, command: Extract<Command, { machine: string }>): Reply {
+function decideMachine(
+  draft: Draft,
+  project: Project,
+  target: Target,
+  command: Extract<Command, { machine: string }>,
+): Reply {
   switch (command.type) {
     case 'retry':
       return retry(draft, project, target)
@@ -94,7 +122,12 @@ function resume(draft: Draft, project: Project): Reply {
     })
   }
   if (project.stop?.code === 'approval' && project.paused === null) {
-    return no({ kind: 'conflict', message: project.stop.reason, subject: project.change ?? '', remedy: project.stop.lift })
+    return no({
+      kind: 'conflict',
+      message: project.stop.reason,
+      subject: project.change ?? '',
+      remedy: project.stop.lift,
+    })
   }
   // A hold that began as a wait is lifted here: it may wait once more.
   changeProject(draft, project.id, { paused: null, stop: null, denied: lostApproval(project), ask: null })
@@ -109,7 +142,11 @@ function lostApproval(project: Project): Project['denied'] {
 
 function cancel(draft: Draft, project: Project, reason: string): Reply {
   if (project.cancelling !== null) return { ok: true }
-  changeProject(draft, project.id, { cancelling: { by: actorName(draft.actor), at: draft.at, reason }, ask: null, paused: null })
+  changeProject(draft, project.id, {
+    cancelling: { by: actorName(draft.actor), at: draft.at, reason },
+    ask: null,
+    paused: null,
+  })
   sayOf(draft, project, { fact: 'cancelAsked', reason })
   cancelUnstarted(draft, project, reason)
   const active = project.active === null ? undefined : draft.get('orders', project.active)
@@ -128,7 +165,9 @@ export function cancelUnstarted(draft: Draft, project: Project, reason: string):
     if (!isUnstarted(target)) continue
     const order = target.order === null ? undefined : draft.get('orders', target.order)
     if (order?.state === 'offered') draft.put('orders', order.id, { ...order, state: 'cancelled', endedAt: draft.at })
-    const after = changeTarget(draft, target, { state: 'cancelled', endedAt: draft.at, reason })
+    // The line that a failure kept for its retry is let go with it.
+    const after = changeTarget(draft, target, { state: 'cancelled', endedAt: draft.at, reason, keepsLine: false })
+    freeLine(draft, `cluster:${after.cluster}`, after)
     releaseMachine(draft, after, {})
     sayOf(draft, project, { fact: 'machineCancelled', machine: after.name })
     bags.set(after.bag, after)
@@ -145,7 +184,7 @@ export function cancelUnstarted(draft: Draft, project: Project, reason: string):
   changeProject(draft, project.id, { checksOpen: 0 })
 }
 
-/** A failure that keeps no line any more. It stays a failure. */
+/** It keeps no line any more, whether its failure was not decided about or waited for its retry. */
 function settleFailure(draft: Draft, project: string, index: number): void {
   const target = changeTarget(draft, targetOf(draft, project, index), { keepsLine: false })
   const before = projectOf(draft, project)
@@ -167,11 +206,19 @@ function retry(draft: Draft, project: Project, target: Target): Reply {
       kind: 'conflict',
       message: `${target.name} is ${target.state}; only a machine that failed and is not decided about is tried again`,
       subject: target.name,
-      remedy: target.state === 'unknown' ? `smith resolve ${change} ${target.name} --as failed --reason REASON, then retry` : `smith status ${change}`,
+      remedy:
+        target.state === 'unknown'
+          ? `smith resolve ${change} ${target.name} --as failed --reason REASON, then retry`
+          : `smith status ${change}`,
     })
   }
   if (project.cancelling !== null) {
-    return no({ kind: 'conflict', message: `${change} is being cancelled`, subject: change, remedy: `smith skip ${change} ${target.name} --reason REASON, and ask for it in a new request` })
+    return no({
+      kind: 'conflict',
+      message: `${change} is being cancelled`,
+      subject: change,
+      remedy: `smith skip ${change} ${target.name} --reason REASON, and ask for it in a new request`,
+    })
   }
   const machine = draft.get('machines', target.machine)
   if (machine === undefined || machine.state === 'retired') {
@@ -199,7 +246,11 @@ function retry(draft: Draft, project: Project, target: Target): Reply {
     isEmpty: false,
   })
   retireOrder(draft, target)
-  changeProject(draft, project.id, { undecided, cursor: Math.min(project.cursor, target.index), denied: lostApproval(project) })
+  changeProject(draft, project.id, {
+    undecided,
+    cursor: Math.min(project.cursor, target.index),
+    denied: lostApproval(project),
+  })
   sayOf(draft, project, { fact: 'retryAsked', machine: target.name })
   // Drift is asked about again at once: the machine says without a run whether the archive is as it was.
   if (isDrift && draft.get('sessions', target.machine) !== undefined) checkAgain(draft, project.id, [target.index])
@@ -214,7 +265,11 @@ function orderAttempt(draft: Draft, target: Target): number {
 function retireOrder(draft: Draft, target: Target): void {
   const order = target.order === null ? undefined : draft.get('orders', target.order)
   if (order === undefined) return
-  draft.retire('orders', order.id, order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order)
+  draft.retire(
+    'orders',
+    order.id,
+    order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order,
+  )
 }
 
 function skip(draft: Draft, project: Project, target: Target, reason: string): Reply {
@@ -225,20 +280,32 @@ function skip(draft: Draft, project: Project, target: Target, reason: string): R
       kind: 'conflict',
       message: `${target.name} is ${target.state} and can't be skipped`,
       subject: target.name,
-      remedy: target.state === 'unknown' ? `smith resolve ${change} ${target.name} --as failed --reason REASON` : `smith status ${change}`,
+      remedy:
+        target.state === 'unknown'
+          ? `smith resolve ${change} ${target.name} --as failed --reason REASON`
+          : `smith status ${change}`,
     })
   }
   const order = target.order === null ? undefined : draft.get('orders', target.order)
   if (order?.state === 'offered') draft.put('orders', order.id, { ...order, state: 'cancelled', endedAt: draft.at })
   changeTarget(draft, target, { state: 'skipped', endedAt: draft.at, reason })
-  if (project.undecided.includes(target.index)) settleFailure(draft, project.id, target.index)
-  else releaseMachine(draft, target, {})
+  settleFailure(draft, project.id, target.index)
   sayOf(draft, project, { fact: 'machineSkipped', machine: target.name, reason })
-  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: skipped by ${actorName(draft.actor)}: ${reason}`)
+  noteBag(
+    draft,
+    projectOf(draft, project.id),
+    target,
+    `${target.name}: skipped by ${actorName(draft.actor)}: ${reason}`,
+  )
   return { ok: true }
 }
 
-function resolve(draft: Draft, project: Project, target: Target, command: Extract<Command, { type: 'resolve' }>): Reply {
+function resolve(
+  draft: Draft,
+  project: Project,
+  target: Target,
+  command: Extract<Command, { type: 'resolve' }>,
+): Reply {
   const by = actorName(draft.actor)
   const message = `resolved as ${command.as} by ${by}: ${command.reason}`
   const order = project.active === null ? undefined : draft.get('orders', project.active)
@@ -270,9 +337,18 @@ function resolve(draft: Draft, project: Project, target: Target, command: Extrac
     return { ok: true }
   }
   if (!project.undecided.includes(target.index)) {
-    return no({ kind: 'conflict', message: `${target.name} is ${target.state}; there is nothing to resolve`, subject: target.name, remedy: `smith status ${project.change ?? ''}` })
+    return no({
+      kind: 'conflict',
+      message: `${target.name} is ${target.state}; there is nothing to resolve`,
+      subject: target.name,
+      remedy: `smith status ${project.change ?? ''}`,
+    })
   }
-  changeTarget(draft, target, { state: command.as, reason: message, ...(command.as === 'succeeded' ? { cause: null } : {}) })
+  changeTarget(draft, target, {
+    state: command.as,
+    reason: message,
+    ...(command.as === 'succeeded' ? { cause: null } : {}),
+  })
   settleFailure(draft, project.id, target.index)
   sayOf(draft, project, { fact: 'machineResolved', machine: target.name, state: command.as, reason: command.reason })
   noteBag(draft, projectOf(draft, project.id), target, `${target.name}: ${message}`)
@@ -284,7 +360,10 @@ function isAtIt(draft: Draft, order: Order): boolean {
   if (order.state !== 'unknown') return true
   const session = draft.get('sessions', order.machine)
   if (session === undefined) return false
-  const isLost = order.claimed && session.since >= (order.grantedAt ?? 0) && session.orders.every((entry) => entry.order !== order.id)
+  const isLost =
+    order.claimed &&
+    session.since >= (order.grantedAt ?? 0) &&
+    session.orders.every((entry) => entry.order !== order.id)
   return !isLost
 }
 

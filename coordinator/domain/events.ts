@@ -91,10 +91,20 @@ export type Event =
   /** A machine proved its key with a counter that was used before: two holders of one key. */
   | { readonly type: 'counterStale'; readonly machine: string; readonly counter: number; readonly address: string }
   | { readonly type: 'agentNews'; readonly machine: string; readonly session: string; readonly news: AgentNews }
-  | { readonly type: 'changeRaised'; readonly project: string; readonly change: string; readonly tasks: readonly string[] }
+  | {
+      readonly type: 'changeRaised'
+      readonly project: string
+      readonly change: string
+      readonly tasks: readonly string[]
+    }
   | { readonly type: 'changeRefused'; readonly project: string; readonly refusal: Refusal }
   /** An answer to `ask` of the project, or news that came by itself (`ask: null`), which grants nothing. */
-  | { readonly type: 'permission'; readonly project: string; readonly ask: string | null; readonly permission: Permission }
+  | {
+      readonly type: 'permission'
+      readonly project: string
+      readonly ask: string | null
+      readonly permission: Permission
+    }
   | { readonly type: 'providerFailed'; readonly project: string; readonly ask: string | null; readonly reason: string }
   /** A call on the provider that lives in this process (change/local). */
   | { readonly type: 'localCall'; readonly call: ChangeCall }
@@ -133,11 +143,23 @@ export type ChangeCall =
 
 /** What is sent after the commit. Each may be lost or repeated; it is derived again from the state. */
 export type Send =
-  | { readonly to: 'agent'; readonly machine: string; readonly frame: Exclude<CoordinatorFrame, { t: 'grant' | 'offer' }> }
+  | {
+      readonly to: 'agent'
+      readonly machine: string
+      readonly frame: Exclude<CoordinatorFrame, { t: 'grant' | 'offer' }>
+    }
   /** The session makes the frame: it reads the plan from the store, and signs the grant. */
-  | { readonly to: 'agent'; readonly machine: string; readonly offer: { readonly order: string; readonly planHash: string } }
+  | {
+      readonly to: 'agent'
+      readonly machine: string
+      readonly offer: { readonly order: string; readonly planHash: string }
+    }
   | { readonly to: 'agent'; readonly machine: string; readonly grant: GrantPayload }
-  | { readonly to: 'agent'; readonly machine: string; readonly drop: { readonly session: string; readonly reason: 'superseded' | 'quarantined' | 'notAllowed' } }
+  | {
+      readonly to: 'agent'
+      readonly machine: string
+      readonly drop: { readonly session: string; readonly reason: 'superseded' | 'quarantined' | 'notAllowed' }
+    }
   | { readonly to: 'change'; readonly call: ChangeCall }
   | { readonly to: 'core'; readonly event: Event }
 
@@ -147,7 +169,13 @@ export type LogAppend = { readonly order: string; readonly from: number; readonl
 export type Reply =
   | { readonly ok: true; readonly value?: ReplyValue }
   | { readonly ok: false; readonly refusals: readonly Refusal[] }
-export type ReplyValue = { readonly request?: string; readonly id?: string; readonly machine?: string; readonly name?: string; readonly expiresAt?: Instant }
+export type ReplyValue = {
+  readonly request?: string
+  readonly id?: string
+  readonly machine?: string
+  readonly name?: string
+  readonly expiresAt?: Instant
+}
 
 export type Outcome = {
   readonly writes: readonly Write[]
@@ -165,7 +193,9 @@ export type Tools = {
   /** SHA-256 of the UTF-8 text, hexadecimal. */
   readonly sha256: (text: string) => string
   /** A matcher whose time is linear in its input (RE2), or the reason why the pattern is none. */
-  readonly compilePattern: (source: string) => { readonly matches: (name: string) => boolean } | { readonly problem: string }
+  readonly compilePattern: (
+    source: string,
+  ) => { readonly matches: (name: string) => boolean } | { readonly problem: string }
   /** What the first of the configured cluster patterns that matches the name captures, or null. */
   readonly captureCluster: (name: string) => string | null
   readonly settings: Settings

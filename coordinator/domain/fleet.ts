@@ -8,7 +8,8 @@ import type { Command, Event, Reply } from './events.ts'
 import { resync } from './news.ts'
 import { refuseQuery } from './news.ts'
 import { endOrder, isActive } from './order.ts'
-import { actorName, askNext, repeatQuery } from './planning.ts'
+import { actorName, askNext } from './planning.ts'
+import { repeatQuery } from './queries.ts'
 import { machineNamed } from './selection.ts'
 import type { Enrolment, Machine } from './state.ts'
 import { changeProject, changeTarget, hasEnded, projectOf, sayOf, targetsOf } from './targets.ts'
@@ -28,12 +29,22 @@ export function openSession(draft: Draft, event: Extract<Event, { type: 'session
     draft.send({ to: 'agent', machine: event.machine, drop: { session, reason } })
   if (machine === undefined || machine.state === 'retired' || machine.quarantined !== null) {
     drop(machine?.quarantined != null ? 'quarantined' : 'notAllowed', event.session)
-    return no({ kind: 'not-allowed', message: 'this machine may not connect', subject: event.machine, remedy: 'enrol it anew' })
+    return no({
+      kind: 'not-allowed',
+      message: 'this machine may not connect',
+      subject: event.machine,
+      remedy: 'enrol it anew',
+    })
   }
   if (event.counter <= machine.counter) return staleCounter(draft, event)
   if (hello.fence > FENCE_MAX) {
     drop('notAllowed', event.session)
-    return no({ kind: 'not-allowed', message: `${machine.name} reports the fence ${hello.fence}, which no coordinator gave`, subject: machine.name, remedy: `enrol it anew: smith enrol new --name ${machine.name} --replace` })
+    return no({
+      kind: 'not-allowed',
+      message: `${machine.name} reports the fence ${hello.fence}, which no coordinator gave`,
+      subject: machine.name,
+      remedy: `enrol it anew: smith enrol new --name ${machine.name} --replace`,
+    })
   }
   const older = draft.get('sessions', event.machine)
   if (older !== undefined) drop('superseded', older.session)
@@ -68,7 +79,9 @@ export function openSession(draft: Draft, event: Extract<Event, { type: 'session
 function checkHistory(draft: Draft, machine: Machine, event: Extract<Event, { type: 'sessionOpened' }>): void {
   const instance = instanceOf(draft)
   // What bears a fence that the machine reported before has been seen: it freezes nothing a second time.
-  const strange = event.hello.orders.find((entry) => entry.fence > machine.fence && draft.archived('orders', entry.order) === undefined)
+  const strange = event.hello.orders.find(
+    (entry) => entry.fence > machine.fence && draft.archived('orders', entry.order) === undefined,
+  )
   if (event.hello.fence <= instance.fence && strange === undefined) return
   const what = strange === undefined ? `fence ${event.hello.fence}, above ${instance.fence}` : `order ${strange.order}`
   const reason = `${machine.name} knows ${what}, which this database does not: it is an old copy; see what the machines did since, then smith unfreeze`
@@ -120,7 +133,10 @@ function endSession(draft: Draft, machine: Machine, reason: string): void {
 }
 
 /** Two holders of one key: neither may connect until a person has found out which is the real one. */
-export function staleCounter(draft: Draft, event: { readonly machine: string; readonly counter: number; readonly address: string }): Reply {
+export function staleCounter(
+  draft: Draft,
+  event: { readonly machine: string; readonly counter: number; readonly address: string },
+): Reply {
   const machine = draft.get('machines', event.machine)
   const refusal: Refusal = {
     kind: 'quarantined',
@@ -129,7 +145,10 @@ export function staleCounter(draft: Draft, event: { readonly machine: string; re
     remedy: 'enrol it anew (smith enrol new --replace)',
   }
   if (machine === undefined || machine.quarantined !== null) return no(refusal)
-  draft.put('machines', machine.id, { ...machine, quarantined: `two holders of its key; the second connected from ${event.address}` })
+  draft.put('machines', machine.id, {
+    ...machine,
+    quarantined: `two holders of its key; the second connected from ${event.address}`,
+  })
   const session = draft.get('sessions', machine.id)
   if (session !== undefined) {
     draft.send({ to: 'agent', machine: machine.id, drop: { session: session.session, reason: 'quarantined' } })
@@ -165,9 +184,16 @@ export function newEnrolment(draft: Draft, command: Extract<Command, { type: 'en
 }
 
 export function revokeEnrolment(draft: Draft, name: string): Reply {
-  const open = [...draft.entries('enrolments')].filter(([, row]) => row.name === name && row.usedAt === null && row.revokedAt === null)
+  const open = [...draft.entries('enrolments')].filter(
+    ([, row]) => row.name === name && row.usedAt === null && row.revokedAt === null,
+  )
   if (open.length === 0) {
-    return no({ kind: 'not-found', message: `there is no open enrolment for ${name}`, subject: name, remedy: 'smith enrol list shows them' })
+    return no({
+      kind: 'not-found',
+      message: `there is no open enrolment for ${name}`,
+      subject: name,
+      remedy: 'smith enrol list shows them',
+    })
   }
   for (const [key, row] of open) draft.put('enrolments', key, { ...row, revokedAt: draft.at })
   draft.say({ fact: 'enrolmentRevoked', machine: name })
@@ -181,7 +207,12 @@ export function enrol(draft: Draft, event: Extract<Event, { type: 'enrol' }>): R
   if (bad !== null || enrolment === undefined) return no(bad ?? unknownToken())
   const old = machineNamed(draft, enrolment.name)
   if (old !== undefined && !enrolment.replace) {
-    return no({ kind: 'exists', message: `${enrolment.name} was enrolled in the meantime`, subject: enrolment.name, remedy: `smith enrol new --name ${enrolment.name} --replace` })
+    return no({
+      kind: 'exists',
+      message: `${enrolment.name} was enrolled in the meantime`,
+      subject: enrolment.name,
+      remedy: `smith enrol new --name ${enrolment.name} --replace`,
+    })
   }
   if (old !== undefined) retireMachine(draft, old)
   const id = draft.tools.newId()
@@ -205,7 +236,12 @@ export function enrol(draft: Draft, event: Extract<Event, { type: 'enrol' }>): R
     rebootPending: event.facts.rebootPending,
     project: null,
   })
-  draft.say({ fact: 'machineEnrolled', machine: enrolment.name, machineId: id, reason: `by ${enrolment.by}, from ${event.address}` })
+  draft.say({
+    fact: 'machineEnrolled',
+    machine: enrolment.name,
+    machineId: id,
+    reason: `by ${enrolment.by}, from ${event.address}`,
+  })
   return { ok: true, value: { machine: id, name: enrolment.name } }
 }
 
@@ -219,7 +255,11 @@ function badToken(draft: Draft, enrolment: Enrolment | undefined): Refusal | nul
 }
 
 function unknownToken(): Refusal {
-  return { kind: 'unauthenticated', message: 'this token is not known here', remedy: 'ask for a new one: smith enrol new --name NAME' }
+  return {
+    kind: 'unauthenticated',
+    message: 'this token is not known here',
+    remedy: 'ask for a new one: smith enrol new --name NAME',
+  }
 }
 
 /** The host that bore the name is gone for good: its open order is settled as lost, its place can't be patched. */
@@ -256,17 +296,39 @@ function loseMachine(draft: Draft, machine: Machine, id: string): void {
   }
   for (const target of targetsOf(draft, project)) {
     if (target.machine !== machine.id || hasEnded(target)) continue
-    changeTarget(draft, target, { state: 'failed', endedAt: draft.at, cause: 'unreachable', message, advice: [`smith skip ${project.change ?? ''} ${machine.name} --reason reinstalled`] })
+    changeTarget(draft, target, {
+      state: 'failed',
+      endedAt: draft.at,
+      cause: 'unreachable',
+      message,
+      advice: [`smith skip ${project.change ?? ''} ${machine.name} --reason reinstalled`],
+    })
     const now = projectOf(draft, id)
     changeProject(draft, id, { undecided: [...now.undecided, target.index].toSorted((a, b) => a - b) })
   }
   draft.touch(id)
 }
 
+/** How the journal names those who are no person: a person of that name could not be told from them. */
+const RESERVED_NAMES: readonly string[] = ['local-admin', 'smith', 'change']
+
 export function addUser(draft: Draft, command: Extract<Command, { type: 'userAdd' }>): Reply {
+  if (RESERVED_NAMES.includes(command.name)) {
+    return no({
+      kind: 'bad-value',
+      message: `${command.name} is the name of a part of smith`,
+      subject: command.name,
+      remedy: 'give the name of a person',
+    })
+  }
   const before = draft.get('users', command.name)
   if (before !== undefined && before.revokedAt === null) {
-    return no({ kind: 'exists', message: `${command.name} has a token already`, subject: command.name, remedy: `smith user revoke ${command.name}, then add again` })
+    return no({
+      kind: 'exists',
+      message: `${command.name} has a token already`,
+      subject: command.name,
+      remedy: `smith user revoke ${command.name}, then add again`,
+    })
   }
   draft.put('users', command.name, {
     name: command.name,
@@ -284,7 +346,12 @@ export function addUser(draft: Draft, command: Extract<Command, { type: 'userAdd
 export function revokeUser(draft: Draft, name: string): Reply {
   const user = draft.get('users', name)
   if (user === undefined || user.revokedAt !== null) {
-    return no({ kind: 'not-found', message: `${name} has no token`, subject: name, remedy: 'smith user list shows who has' })
+    return no({
+      kind: 'not-found',
+      message: `${name} has no token`,
+      subject: name,
+      remedy: 'smith user list shows who has',
+    })
   }
   draft.put('users', name, { ...user, revokedAt: draft.at })
   draft.remove('tokens', user.tokenHash)

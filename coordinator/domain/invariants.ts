@@ -6,7 +6,7 @@
 import { assert } from './assert.ts'
 import { type View, instanceOf } from './draft.ts'
 import type { Line, Order, Project, Target, Write } from './state.ts'
-import { TABLES, placeKey } from './state.ts'
+import { type TABLES, placeKey } from './state.ts'
 import { countOf } from './targets.ts'
 
 const ACTIVE: readonly Order['state'][] = ['granted', 'running', 'unknown']
@@ -49,16 +49,26 @@ function viewAfter(before: View, writes: readonly Write[]): Pick<View, 'get'> {
 
 function checkOrder(before: View, after: Pick<View, 'get'>, order: Order): void {
   const old = before.get('orders', order.id) ?? before.archived('orders', order.id)
-  assert(old === undefined || old.upTo <= order.upTo, 'LOG-2: what was committed of a log is never taken back')
-  assert(old === undefined || old.fence === 0 || old.fence === order.fence, 'FEN-2: an order is granted once')
-  assert(!(old?.state === 'succeeded' || old?.state === 'failed' || old?.state === 'voided' || old?.state === 'cancelled') || old.state === order.state, `ORD-2: order ${order.id} left its end state ${old?.state}`)
+  assert(old === undefined || old.upTo <= order.upTo, 'LOG-1: what was committed of a log is never taken back')
+  assert(old === undefined || old.fence === 0 || old.fence === order.fence, 'FEN-1: an order is granted once')
+  assert(
+    !(old?.state === 'succeeded' || old?.state === 'failed' || old?.state === 'voided' || old?.state === 'cancelled') ||
+      old.state === order.state,
+    `ORD-4: order ${order.id} left its end state ${old?.state}`,
+  )
   if (!ACTIVE.includes(order.state)) return
-  assert(order.fence > 0, 'FEN-2: an order in the works has a fence')
+  assert(order.fence > 0, 'FEN-1: an order in the works has a fence')
   const line = after.get('lines', `project:${order.project}`)
   assert(line?.order === order.id, `SER-1: order ${order.id} is in the works and does not have its project's line`)
-  assert(after.get('projects', order.project)?.active === order.id, `SER-1: project ${order.project} does not know its active order`)
+  assert(
+    after.get('projects', order.project)?.active === order.id,
+    `SER-1: project ${order.project} does not know its active order`,
+  )
   const target = after.get('targets', placeKey(order.project, order.target))
-  assert(after.get('lines', `cluster:${target?.cluster ?? ''}`)?.order === order.id, `SER-1: order ${order.id} does not have its cluster's line`)
+  assert(
+    after.get('lines', `cluster:${target?.cluster ?? ''}`)?.order === order.id,
+    `SER-1: order ${order.id} does not have its cluster's line`,
+  )
 }
 
 function checkLine(after: Pick<View, 'get'>, line: Line): void {
@@ -71,16 +81,31 @@ function checkLine(after: Pick<View, 'get'>, line: Line): void {
 function checkProject(after: Pick<View, 'get'>, project: Project): void {
   const sum = Object.values(project.counts).reduce((total, count) => total + count, 0)
   assert(sum === project.targets, `STA-3: the totals of ${project.id} do not add up`)
-  assert(Object.values(project.counts).every((count) => count >= 0), `STA-3: a total of ${project.id} is negative`)
-  assert(project.active === null || project.approval !== null || project.counts.running + project.counts.unknown > 0, 'APR-1: active without approval')
+  assert(
+    Object.values(project.counts).every((count) => count >= 0),
+    `STA-3: a total of ${project.id} is negative`,
+  )
+  assert(
+    project.active === null || project.approval !== null || project.counts.running + project.counts.unknown > 0,
+    'APR-1: active without approval',
+  )
   const active = project.active === null ? undefined : after.get('orders', project.active)
-  assert(project.active === null || (active !== undefined && ACTIVE.includes(active.state)), `SER-2: the active order of ${project.id} has ended`)
-  assert(project.checksOpen >= 0, `PRO-1: ${project.id} waits for fewer than no machines`)
+  assert(
+    project.active === null || (active !== undefined && ACTIVE.includes(active.state)),
+    `SER-2: the active order of ${project.id} has ended`,
+  )
+  assert(project.checksOpen >= 0, `ORD-1: ${project.id} waits for fewer than no machines`)
 }
 
 function checkTarget(after: Pick<View, 'get'>, target: Target): void {
   const isActive = countOf(target.state) === 'running' || target.state === 'unknown'
   const project = after.get('projects', target.project)
-  assert(!isActive || (project?.active != null && project.active === target.order), `SER-1: ${target.name} is ${target.state} without the active order`)
-  assert(!target.keepsLine || after.get('lines', `cluster:${target.cluster}`)?.target === target.index, `SER-1: ${target.name} lost the line that its failure keeps`)
+  assert(
+    !isActive || (project?.active != null && project.active === target.order),
+    `SER-1: ${target.name} is ${target.state} without the active order`,
+  )
+  assert(
+    !target.keepsLine || after.get('lines', `cluster:${target.cluster}`)?.target === target.index,
+    `SER-1: ${target.name} lost the line that its failure keeps`,
+  )
 }

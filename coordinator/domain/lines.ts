@@ -9,8 +9,18 @@ import { bagOf, changeProject, sayOf, targetOf } from './targets.ts'
 
 export function takeLine(draft: Draft, key: string, order: Order): void {
   const held = draft.get('lines', key)
-  assert(held === undefined || (held.project === order.project && held.target === order.target), `SER-1: ${key} is in use`)
-  draft.put('lines', key, { key, project: order.project, target: order.target, order: order.id, machine: order.name, since: draft.at })
+  assert(
+    held === undefined || (held.project === order.project && held.target === order.target),
+    `SER-1: ${key} is in use`,
+  )
+  draft.put('lines', key, {
+    key,
+    project: order.project,
+    target: order.target,
+    order: order.id,
+    machine: order.name,
+    since: draft.at,
+  })
   draft.say({ fact: 'lineTaken', line: key, order: order.id, machine: order.name })
 }
 
@@ -30,7 +40,11 @@ export function freeLine(draft: Draft, key: string, target: Target): void {
 }
 
 /** The machine is no longer part of an open project. */
-export function releaseMachine(draft: Draft, target: Target, fields: { readonly lastPatchedAt?: number; readonly rebootPending?: boolean }): void {
+export function releaseMachine(
+  draft: Draft,
+  target: Target,
+  fields: { readonly lastPatchedAt?: number; readonly rebootPending?: boolean },
+): void {
   const machine = draft.get('machines', target.machine)
   if (machine === undefined) return
   const project = machine.project === target.project ? null : machine.project
@@ -46,8 +60,14 @@ export function noteBag(draft: Draft, project: Project, target: Target, note: st
   const isOver = unstarted + running + unknown === 0 && !isUndecided
   draft.send({
     to: 'change',
-    call: { call: 'task', project: project.id, change: project.change, task: bag.task, state: isOver ? 'closed' : 'working', note },
+    call: {
+      call: 'task',
+      project: project.id,
+      change: project.change,
+      task: bag.task,
+      state: isOver ? 'closed' : 'working',
+      note,
+    },
   })
   sayOf(draft, project, { fact: 'taskMoved', line: bag.task, state: isOver ? 'closed' : 'working' })
 }
-

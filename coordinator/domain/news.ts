@@ -52,7 +52,11 @@ function takePlan(draft: Draft, machine: string, news: Extract<AgentNews, { t: '
 }
 
 /** The Date of a suite may never go back between approval and check: an older archive is a rollback. */
-function olderRelease(draft: Draft, query: Query, releases: readonly { uri: string; suite: string; date: number }[]): Refusal | null {
+function olderRelease(
+  draft: Draft,
+  query: Query,
+  releases: readonly { uri: string; suite: string; date: number }[],
+): Refusal | null {
   if (query.purpose !== 'check') return null
   const target = targetOf(draft, query.owner, query.index)
   const approved = draft.archived('plans', target.planHash)
@@ -84,7 +88,11 @@ export function refuseQuery(draft: Draft, query: Query, refusal: Refusal): void 
 }
 
 /** A machine planned again after the approval: the same, or drift, which is a failure that touched nothing. */
-function answerCheck(draft: Draft, query: Query, answer: { readonly planHash: string } | { readonly refusal: Refusal }): void {
+function answerCheck(
+  draft: Draft,
+  query: Query,
+  answer: { readonly planHash: string } | { readonly refusal: Refusal },
+): void {
   draft.remove('queries', query.id)
   const project = draft.get('projects', query.owner)
   if (project === undefined || project.state === 'closed') return
@@ -114,7 +122,12 @@ function answerCheck(draft: Draft, query: Query, answer: { readonly planHash: st
   })
   const now = projectOf(draft, project.id)
   changeProject(draft, project.id, { undecided: [...now.undecided, target.index].toSorted((a, b) => a - b) })
-  sayOf(draft, project, { fact: 'driftFound', machine: target.name, cause: 'plan-drift', reason: message.slice(0, 1900) })
+  sayOf(draft, project, {
+    fact: 'driftFound',
+    machine: target.name,
+    cause: 'plan-drift',
+    reason: message.slice(0, 1900),
+  })
 }
 
 function driftAdvice(change: string, name: string): string[] {
@@ -144,16 +157,46 @@ function takePrefetched(draft: Draft, machine: string, id: string): Reply {
 function takeRecords(draft: Draft, machine: string, id: string, records: readonly RunRecord[]): Reply {
   const order = draft.get('orders', id) ?? draft.archived('orders', id)
   if (order !== undefined && order.machine !== machine) {
-    return { ok: false, refusals: [{ kind: 'not-allowed', message: `order ${id} is another machine's`, subject: id, remedy: 'none: these records are not taken' }] }
+    return {
+      ok: false,
+      refusals: [
+        {
+          kind: 'not-allowed',
+          message: `order ${id} is another machine's`,
+          subject: id,
+          remedy: 'none: these records are not taken',
+        },
+      ],
+    }
   }
   if (order === undefined || order.fence === 0) {
     // A database that was restored does not know what was granted since: no fault of the machine, which keeps its records.
-    return { ok: false, refusals: [{ kind: 'not-found', message: `no order ${id} was granted here`, subject: id, remedy: 'the records stay on the machine: /opt/smith-agent.log' }] }
+    return {
+      ok: false,
+      refusals: [
+        {
+          kind: 'not-found',
+          message: `no order ${id} was granted here`,
+          subject: id,
+          remedy: 'the records stay on the machine: /opt/smith-agent.log',
+        },
+      ],
+    }
   }
   const isWhole = records.every((record, index) => index === 0 || record.n === (records[index - 1]?.n ?? 0) + 1)
   const resultAt = records.findIndex((record) => record.type === 'result')
   if (!isWhole || (resultAt >= 0 && resultAt !== records.length - 1)) {
-    return { ok: false, refusals: [{ kind: 'malformed', message: 'the records are not numbered without a gap', subject: id, remedy: 'send them as they stand on disk' }] }
+    return {
+      ok: false,
+      refusals: [
+        {
+          kind: 'malformed',
+          message: 'the records are not numbered without a gap',
+          subject: id,
+          remedy: 'send them as they stand on disk',
+        },
+      ],
+    }
   }
   const fresh = order.result === null ? records.filter((record) => record.n > order.upTo) : []
   const [first] = fresh
@@ -178,7 +221,8 @@ function takeRecords(draft: Draft, machine: string, id: string, records: readonl
 
 function acknowledge(draft: Draft, order: Order): void {
   draft.send({ to: 'agent', machine: order.machine, frame: { t: 'ack', order: order.id, upTo: order.upTo } })
-  if (order.result !== null) draft.send({ to: 'agent', machine: order.machine, frame: { t: 'forget', order: order.id } })
+  if (order.result !== null)
+    draft.send({ to: 'agent', machine: order.machine, frame: { t: 'forget', order: order.id } })
 }
 
 /** Records of an order that has ended by a person's word: kept, and changing nothing. */
@@ -210,7 +254,12 @@ function followRecords(draft: Draft, order: Order, records: readonly RunRecord[]
     latched: order.latched || steps.some((record) => record.step === 'latch' || record.step === 'install'),
     step: last?.step ?? order.step,
     stepAt: last === undefined ? order.stepAt : draft.at,
-    progress: progress !== undefined && progress.n > (last?.n ?? 0) ? `${Math.floor(progress.percent)}% ${progress.label}`.trim() : last === undefined ? order.progress : null,
+    progress:
+      progress !== undefined && progress.n > (last?.n ?? 0)
+        ? `${Math.floor(progress.percent)}% ${progress.label}`.trim()
+        : last === undefined
+          ? order.progress
+          : null,
     revoking: order.revoking && !isClaimed,
   }
   draft.put('orders', now.id, now)
@@ -220,7 +269,8 @@ function followRecords(draft: Draft, order: Order, records: readonly RunRecord[]
     draft.put('orders', now.id, now)
   }
   const project = projectOf(draft, now.project)
-  for (const record of steps) sayOf(draft, project, { fact: 'stepStarted', machine: now.name, order: now.id, step: record.step })
+  for (const record of steps)
+    sayOf(draft, project, { fact: 'stepStarted', machine: now.name, order: now.id, step: record.step })
   const target = targetOf(draft, now.project, now.target)
   changeTarget(draft, target, {
     step: now.step,
@@ -237,7 +287,8 @@ function stateInStep(step: Step | null): MachineState {
 function takeResult(draft: Draft, order: Order, result: Result): void {
   switch (result.outcome) {
     case 'void':
-      if (order.claimed) loseWithResult(draft, order, result, 'the machine says that the run never began, after it had begun')
+      if (order.claimed)
+        loseWithResult(draft, order, result, 'the machine says that the run never began, after it had begun')
       else voidOrder(draft, order, result)
       return
     case 'unknown':
@@ -287,9 +338,10 @@ export function resync(draft: Draft, machine: string, inHand: readonly OrderInHa
     if (!isActive(order)) continue
     const started = ['claimed', 'latched', 'ended'].includes(entry.evidence)
     draft.put('orders', order.id, { ...order, claimed: order.claimed || started, silentSince: null, heardAt: draft.at })
-    const isKnown = ['inbox', 'claimed', 'latched'].includes(entry.evidence)
-    if (order.result === null && isKnown) hearOrder(draft, mustHave(draft.get('orders', order.id), 'an order'))
-    if (entry.evidence === 'refused' || order.revoking) draft.send({ to: 'agent', machine, frame: { t: 'revoke', order: order.id } })
+    // Whatever the machine has on its disk, it is in reach and its own word is to come: nothing for a person to resolve.
+    if (order.result === null) hearOrder(draft, mustHave(draft.get('orders', order.id), 'an order'))
+    if (entry.evidence === 'refused' || order.revoking)
+      draft.send({ to: 'agent', machine, frame: { t: 'revoke', order: order.id } })
   }
   const known = new Set(inHand.map((entry) => entry.order))
   for (const order of [...draft.all('orders')]) {
@@ -302,7 +354,8 @@ export function resync(draft: Draft, machine: string, inHand: readonly OrderInHa
 /** An offer may have been lost on its way; without authority, it may be repeated. */
 function offerAgain(draft: Draft, order: Order): void {
   const target = targetOf(draft, order.project, order.target)
-  if (target.state === 'offered' && target.order === order.id) draft.send({ to: 'agent', machine: order.machine, offer: { order: order.id, planHash: target.planHash } })
+  if (target.state === 'offered' && target.order === order.id)
+    draft.send({ to: 'agent', machine: order.machine, offer: { order: order.id, planHash: target.planHash } })
 }
 
 /** The machine has a grant of an order that was only offered here: an older database was restored. Its id is used up. */
@@ -332,7 +385,7 @@ function notInHand(draft: Draft, order: Order): void {
   // that it never will.
   const mayStart = !order.revoking && project.cancelling === null && draft.at < (order.startBy ?? 0)
   if (!mayStart) {
-    draft.put('orders', order.id, { ...heard, revoking: true })
+    draft.put('orders', order.id, { ...hearOrder(draft, heard), revoking: true })
     draft.send({ to: 'agent', machine: order.machine, frame: { t: 'revoke', order: order.id } })
     return
   }

@@ -66,7 +66,12 @@ export function isActive(order: Order): boolean {
   return order.state === 'granted' || order.state === 'running' || order.state === 'unknown'
 }
 
-function sayOrder(draft: Draft, project: Project, order: Order, fact: Omit<Fact, 'change' | 'project' | 'machine' | 'order'>): void {
+function sayOrder(
+  draft: Draft,
+  project: Project,
+  order: Order,
+  fact: Omit<Fact, 'change' | 'project' | 'machine' | 'order'>,
+): void {
   sayOf(draft, project, { ...fact, machine: order.name, order: order.id })
 }
 
@@ -82,9 +87,17 @@ export function loseOrder(draft: Draft, order: Order, reason: string): void {
 /** unknown -> running: the machine speaks and is still at it. */
 export function hearOrder(draft: Draft, order: Order): Order {
   if (order.state !== 'unknown') return order
-  const heard: Order = { ...order, state: order.claimed ? 'running' : 'granted', unknownReason: null, silentSince: null }
+  const heard: Order = {
+    ...order,
+    state: order.claimed ? 'running' : 'granted',
+    unknownReason: null,
+    silentSince: null,
+  }
   draft.put('orders', order.id, heard)
-  changeTarget(draft, targetOf(draft, order.project, order.target), { state: heard.state === 'running' ? 'running' : 'granted', message: null })
+  changeTarget(draft, targetOf(draft, order.project, order.target), {
+    state: heard.state === 'running' ? 'running' : 'granted',
+    message: null,
+  })
   sayOrder(draft, projectOf(draft, order.project), order, { fact: 'orderHeard' })
   draft.touch(order.project)
   return heard
@@ -134,7 +147,8 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
     keepsLine: failed && ended.latched && !isDecided,
     reason: ending.resolvedBy === null ? null : ending.message,
   })
-  const undecided = failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided
+  const undecided =
+    failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided
   const project = changeProject(draft, order.project, { active: null, freeSince: draft.at, ask: null, undecided })
   sayOrder(draft, project, order, {
     fact: failed ? 'orderFailed' : 'orderSucceeded',
@@ -147,12 +161,18 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   freeLine(draft, `project:${order.project}`, target)
   if (!target.keepsLine) freeLine(draft, `cluster:${target.cluster}`, target)
   draft.touch(project.id)
-  noteBag(draft, project, target, `${target.name}: ${ending.state}${ending.cause === null ? '' : ` (${ending.cause})`}: ${ending.message}`)
+  noteBag(
+    draft,
+    project,
+    target,
+    `${target.name}: ${ending.state}${ending.cause === null ? '' : ` (${ending.cause})`}: ${ending.message}`,
+  )
 }
 
 function keepMachine(draft: Draft, target: Target): void {
   const machine = draft.get('machines', target.machine)
-  if (machine !== undefined && machine.state === 'active') draft.put('machines', machine.id, { ...machine, project: target.project })
+  if (machine !== undefined && machine.state === 'active')
+    draft.put('machines', machine.id, { ...machine, project: target.project })
 }
 
 /** granted -> voided: the machine's root half has proved that the run never began and never will. */
@@ -167,7 +187,10 @@ export function voidOrder(draft: Draft, order: Order, result: Result | null): vo
       cause: 'unreachable',
       message: 'the run was not begun before its grant was called back; nothing was changed',
       evidence: [],
-      advice: [`look on ${order.name} why the grant was not taken up: /opt/smith-agent.log`, `then: smith retry ${project.change ?? ''} ${order.name}`],
+      advice: [
+        `look on ${order.name} why the grant was not taken up: /opt/smith-agent.log`,
+        `then: smith retry ${project.change ?? ''} ${order.name}`,
+      ],
       latched: false,
       rebootPending: target.rebootPending,
       result,

@@ -3,27 +3,18 @@
  * the project with its bags in order, or refuses with every reason at once. A request survives a restart: what was
  * asked and not answered is asked again.
  */
-import type { CoordinatorFrame } from '../../protocol/agent.ts'
 import type { Refusal } from '../../protocol/errors.ts'
 import { type Plan, type PlanEvidence, digestText, isEmptyPlan, planText } from '../../protocol/plan.ts'
 import type { Draft } from './draft.ts'
 import type { Reply } from './events.ts'
+import { askQuery, putQuery, queryId } from './queries.ts'
 import { parseRequest } from './request.ts'
 import { clusterOf, impedimentOf, maySkip, selectMachines } from './selection.ts'
 import type { Actor, Machine, Project, Query, Request, Target } from './state.ts'
 import { placeKey } from './state.ts'
-import { NO_COUNTS, changeProject, changeTarget, countOf, isUnstarted, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import { NO_COUNTS, countOf, mustHave, sayOf } from './targets.ts'
 
-/** A query's id begins with its owner's: 22 digits of it, 2 for the round, 8 for the place. */
-export function queryId(owner: string, round: number, index: number): string {
-  const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
-  return owner.slice(0, 22) + hex(round % 256, 2) + hex(index, 8)
-}
-
-/** What queries of a request begin with, to list them. */
-export function requestQueryPrefix(request: string): string {
-  return `${request.slice(0, 22)}00`
-}
+export { requestQueryPrefix } from './queries.ts'
 
 export function actorName(actor: Actor): string {
   switch (actor.kind) {
@@ -64,7 +55,12 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
     total: selection.machines.length,
     answered: 0,
     refusals: [],
-    skipped: selection.skipped.map(({ machine, reason, before }) => ({ index: before, name: machine.name, machine: machine.id, reason })),
+    skipped: selection.skipped.map(({ machine, reason, before }) => ({
+      index: before,
+      name: machine.name,
+      machine: machine.id,
+      reason,
+    })),
     project: null,
     change: null,
     deadline: draft.at + draft.tools.settings.limits.planTimeMsMax,
@@ -82,85 +78,19 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
 /** The answer to a request was lost and it is made again: the same key, the same request. */
 function repeat(draft: Draft, ask: Ask, id: string): Reply {
   const request = mustHave(draft.archived('requests', id), `request ${id}`)
-  if (request.text === ask.text && request.preview === ask.preview && request.by === actorName(draft.actor)) return { ok: true, value: { request: id } }
+  if (request.text === ask.text && request.preview === ask.preview && request.by === actorName(draft.actor))
+    return { ok: true, value: { request: id } }
   const message = 'this key was used for another request'
-  return { ok: false, refusals: [{ kind: 'conflict', message, remedy: 'make a new key for each request; the same one only repeats it' }] }
+  return {
+    ok: false,
+    refusals: [{ kind: 'conflict', message, remedy: 'make a new key for each request; the same one only repeats it' }],
+  }
 }
 
 function refuseAtOnce(draft: Draft, ask: Ask, refusals: readonly Refusal[]): Reply {
   const text = refusals.map((refusal) => refusal.message).join('; ')
   draft.say({ fact: 'requestRefused', text: ask.text.slice(0, 1000), reason: text.slice(0, 1000) })
   return { ok: false, refusals }
-}
-
-type NewQuery = {
-  readonly purpose: Query['purpose']
-  readonly owner: string
-  readonly round: number
-  readonly index: number
-  readonly machine: Machine
-  readonly matched: boolean
-}
-
-export function putQuery(draft: Draft, query: NewQuery): Query {
-  const id = queryId(query.owner, query.round, query.index)
-  const row: Query = {
-    id,
-    purpose: query.purpose,
-    owner: query.owner,
-    index: query.index,
-    machine: query.machine.id,
-    name: query.machine.name,
-    matched: query.matched,
-    state: 'queued',
-    deadline: null,
-    planHash: null,
-    refusal: null,
-    warnings: [],
-  }
-  draft.put('queries', id, row)
-  return row
-}
-
-/** The project waits for no machine to plan again any more. */
-export function dropChecks(draft: Draft, project: string): void {
-  for (const query of [...draft.all('queries')]) {
-    if (query.purpose === 'check' && query.owner === project) draft.remove('queries', query.id)
-  }
-}
-
-/** Asks the unstarted machines (at these places) to plan again; nothing is granted until they have answered. */
-export function checkAgain(draft: Draft, id: string, places?: readonly number[]): void {
-  const project = projectOf(draft, id)
-  const round = project.checkRound + 1
-  let asked = 0
-  for (const index of places ?? Array.from({ length: project.targets }, (_, place) => place)) {
-    const target = targetOf(draft, id, index)
-    const machine = draft.get('machines', target.machine)
-    const isThere = machine !== undefined && draft.get('sessions', target.machine) !== undefined
-    if (!isUnstarted(target) || !isThere) continue
-    changeTarget(draft, target, { check: 'due' })
-    const query = putQuery(draft, { purpose: 'check', owner: id, round, index, machine, matched: false })
-    askQuery(draft, query, { build: project.build, outageMinutes: project.options.outageMinutes })
-    asked += 1
-  }
-  changeProject(draft, id, { checkRound: round, checksOpen: project.checksOpen + asked })
-  draft.touch(id)
-}
-
-/** Sends the question of a query and starts its time. */
-export function askQuery(draft: Draft, query: Query, frame: { readonly build: string; readonly outageMinutes: number }): void {
-  draft.put('queries', query.id, { ...query, state: 'asked', deadline: draft.at + draft.tools.settings.limits.planTimeMsMax })
-  const plan: CoordinatorFrame = { t: 'plan', query: query.id, ...frame }
-  draft.send({ to: 'agent', machine: query.machine, frame: plan })
-}
-
-/** The question again, for a machine that connected anew while it planned; its time goes on. */
-export function repeatQuery(draft: Draft, query: Query): void {
-  const asker = query.purpose === 'request' ? draft.get('requests', query.owner) : draft.get('projects', query.owner)
-  if (asker === undefined) return
-  const frame: CoordinatorFrame = { t: 'plan', query: query.id, build: asker.build, outageMinutes: asker.options.outageMinutes }
-  draft.send({ to: 'agent', machine: query.machine, frame })
 }
 
 function queriesOf(draft: Draft, request: Request): Query[] {
@@ -243,7 +173,11 @@ function finishRequest(draft: Draft, request: Request): void {
   }
   const builds = new Set(planned.map((query) => planOf(draft, query).build))
   if (refusals.length === 0 && planned.length === 0) {
-    refusals.push({ kind: 'no-match', message: 'no machine is left to patch', remedy: 'see smith machines for what each of them lacks' })
+    refusals.push({
+      kind: 'no-match',
+      message: 'no machine is left to patch',
+      remedy: 'see smith machines for what each of them lacks',
+    })
   }
   if (builds.size > 1) {
     refusals.push({
@@ -255,7 +189,12 @@ function finishRequest(draft: Draft, request: Request): void {
   if (refusals.length > 0) {
     endRequest(draft, { ...request, state: 'refused', refusals })
     const reason = refusals.map((refusal) => refusal.message).join('; ')
-    draft.say({ fact: 'requestRefused', request: request.id, text: request.text.slice(0, 1000), reason: reason.slice(0, 1000) })
+    draft.say({
+      fact: 'requestRefused',
+      request: request.id,
+      text: request.text.slice(0, 1000),
+      reason: reason.slice(0, 1000),
+    })
     return
   }
   const build = [...builds][0] ?? request.build
@@ -268,7 +207,12 @@ function finishRequest(draft: Draft, request: Request): void {
 }
 
 function retired(name: string): Refusal {
-  return { kind: 'unknown-machine', message: `${name} was enrolled anew in the meantime`, subject: name, remedy: 'ask again' }
+  return {
+    kind: 'unknown-machine',
+    message: `${name} was enrolled anew in the meantime`,
+    subject: name,
+    remedy: 'ask again',
+  }
 }
 
 function busyOf(draft: Draft, machine: Machine, build: string): Refusal | null {
@@ -325,7 +269,11 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
   const bags = placesOf(draft, request, planned)
   const places = bags.flat()
   const digest = draft.tools.sha256(
-    digestText(places.filter((place) => place.skipReason === null).map((place) => ({ machine: place.machine.id, planHash: place.planHash }))),
+    digestText(
+      places
+        .filter((place) => place.skipReason === null)
+        .map((place) => ({ machine: place.machine.id, planHash: place.planHash })),
+    ),
   )
   let index = 0
   bags.forEach((bag, bagIndex) => {
@@ -340,7 +288,16 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
       index += 1
     }
     const name = bag.length === 1 ? (bag[0]?.machine.name ?? '') : (bag[0]?.cluster ?? '')
-    draft.put('bags', placeKey(id, bagIndex), { project: id, index: bagIndex, phase: 0, name, task: null, first, count: bag.length, counts })
+    draft.put('bags', placeKey(id, bagIndex), {
+      project: id,
+      index: bagIndex,
+      phase: 0,
+      name,
+      task: null,
+      first,
+      count: bag.length,
+      counts,
+    })
   })
   const skipped = places.filter((place) => place.skipReason !== null).length
   const project: Project = {
@@ -411,7 +368,9 @@ function newTarget(project: string, index: number, bag: number, place: Place): T
 
 /** Asks the provider to raise the change; repeated until it has answered, idempotent by project. */
 export function raiseChange(draft: Draft, project: Project): void {
-  const bags = Array.from({ length: project.bags }, (_, index) => mustHave(draft.get('bags', placeKey(project.id, index)), 'a bag'))
+  const bags = Array.from({ length: project.bags }, (_, index) =>
+    mustHave(draft.get('bags', placeKey(project.id, index)), 'a bag'),
+  )
   draft.send({
     to: 'change',
     call: {
@@ -424,7 +383,10 @@ export function raiseChange(draft: Draft, project: Project): void {
       outageMinutes: project.options.outageMinutes,
       bags: bags.map((bag) => ({
         name: bag.name,
-        machines: Array.from({ length: bag.count }, (_, place) => draft.get('targets', placeKey(project.id, bag.first + place))?.name ?? ''),
+        machines: Array.from(
+          { length: bag.count },
+          (_, place) => draft.get('targets', placeKey(project.id, bag.first + place))?.name ?? '',
+        ),
       })),
       warnings: warningsOf(draft, project),
     },

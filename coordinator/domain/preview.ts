@@ -11,7 +11,10 @@ export function previewOf(view: View, request: Request, queries: readonly Query[
   const isSkipped = new Set(request.skipped.map((skip) => skip.machine))
   const planned = queries.filter((query) => query.planHash !== null && !isSkipped.has(query.machine))
   // Skipped machines have a place in the order too, and count in their bag, as in planning.ts.
-  const places = [...request.skipped.map((skip) => ({ ...skip, query: null })), ...planned.map((query) => ({ ...query, query }))].toSorted((a, b) => a.index - b.index)
+  const places = [
+    ...request.skipped.map((skip) => ({ ...skip, query: null })),
+    ...planned.map((query) => ({ ...query, query })),
+  ].toSorted((a, b) => a.index - b.index)
   const byCluster = new Map<string, (Query | null)[]>()
   for (const place of places) {
     const machine = view.get('machines', place.machine)
@@ -25,10 +28,21 @@ export function previewOf(view: View, request: Request, queries: readonly Query[
       const stored = query.planHash === null ? undefined : view.archived('plans', query.planHash)
       if (stored === undefined) return undefined
       const bag = members.length === 1 ? query.name : cluster
-      machines.push({ name: query.name, phase: 0, bag, planHash: stored.hash, plan: stored.plan, evidence: stored.evidence, warnings: [...query.warnings] })
+      machines.push({
+        name: query.name,
+        phase: 0,
+        bag,
+        planHash: stored.hash,
+        plan: stored.plan,
+        evidence: stored.evidence,
+        warnings: [...query.warnings],
+      })
     }
   }
-  const ordered = machines.map((entry) => ({ machine: planned.find((query) => query.name === entry.name)?.machine ?? '', planHash: entry.planHash }))
+  const ordered = machines.map((entry) => ({
+    machine: planned.find((query) => query.name === entry.name)?.machine ?? '',
+    planHash: entry.planHash,
+  }))
   return {
     digest: tools.sha256(digestText(ordered)),
     build: request.build,

@@ -72,7 +72,9 @@ function finish(text: string, build: string | null, values: Map<Key, Word[]>, re
     refusals.push(missing('machines:', 'name at least one machine after machines:', text))
   }
   if (values.has('except') && (values.get('except') ?? []).length === 0) {
-    refusals.push(missing('the machines after except:', 'name at least one machine after except:, or leave it out', text))
+    refusals.push(
+      missing('the machines after except:', 'name at least one machine after except:, or leave it out', text),
+    )
   }
   const except = machineWords(values.get('except') ?? [], refusals)
   const outageMinutes = outageOf(values, text, refusals)
@@ -148,7 +150,11 @@ export function machineWord(word: Word): MachineWord | null {
   if (/[[\](){}|+^$\\]|\.[*+?]/.test(text)) return { kind: 'pattern', source: text, word }
   if (/[*?]/.test(text)) {
     if (!/^[A-Za-z0-9.*?-]+$/.test(text)) return null
-    const source = text.toLowerCase().replaceAll('.', String.raw`\.`).replaceAll('*', '.*').replaceAll('?', '.')
+    const source = text
+      .toLowerCase()
+      .replaceAll('.', String.raw`\.`)
+      .replaceAll('*', '.*')
+      .replaceAll('?', '.')
     return { kind: 'pattern', source, word }
   }
   const name = text.toLowerCase()
@@ -164,8 +170,12 @@ function isIpv6(text: string): boolean {
   const groups = text.split('::')
   if (!/^[0-9A-Fa-f:]+(:[0-9.]+)?$/.test(text) || !text.includes(':') || groups.length > 2) return false
   const parts = groups.flatMap((group) => (group === '' ? [] : group.split(':')))
-  const fits = parts.every((part, index) => /^[0-9A-Fa-f]{1,4}$/.test(part) || (index === parts.length - 1 && isIpv4(part)))
-  return fits && (groups.length === 2 ? parts.length < 8 : parts.length === 8 || (parts.length === 7 && text.includes('.')))
+  const fits = parts.every(
+    (part, index) => /^[0-9A-Fa-f]{1,4}$/.test(part) || (index === parts.length - 1 && isIpv4(part)),
+  )
+  return (
+    fits && (groups.length === 2 ? parts.length < 8 : parts.length === 8 || (parts.length === 7 && text.includes('.')))
+  )
 }
 
 /** The one form in which addresses are compared (RFC 5952), an IPv4 address mapped into IPv6 as IPv4. */
@@ -174,10 +184,12 @@ export function normalAddress(address: string): string {
   if (!isIpv6(lower)) return lower
   const groups = ipv6Groups(lower)
   const [high = 0, low = 0] = groups.slice(6)
-  if (groups.slice(0, 6).join(' ') === `0 0 0 0 0 ${0xffff}`) return [high >> 8, high & 255, low >> 8, low & 255].join('.')
+  if (groups.slice(0, 6).join(' ') === '0 0 0 0 0 65535') return [high >> 8, high & 255, low >> 8, low & 255].join('.')
   const text = groups.map((group) => group.toString(16)).join(':')
   // The longest run of at least two zeros is left out, the first of equal ones.
-  const [zeros] = [...text.matchAll(/(?<![0-9a-f])0(:0)+(?![0-9a-f])/g)].map((match) => match[0]).toSorted((a, b) => b.length - a.length)
+  const [zeros] = [...text.matchAll(/(?<![0-9a-f])0(:0)+(?![0-9a-f])/g)]
+    .map((match) => match[0])
+    .toSorted((a, b) => b.length - a.length)
   if (zeros === undefined) return text
   const at = new RegExp(`(?<![0-9a-f])${zeros}(?![0-9a-f])`).exec(text)?.index ?? 0
   return `${text.slice(0, at).replace(/:$/, '')}::${text.slice(at + zeros.length).replace(/^:/, '')}`
@@ -223,7 +235,12 @@ function outageOf(values: Map<Key, Word[]>, text: string, refusals: Refusal[]): 
   return null
 }
 
-function skipOf(key: 'offline' | 'busy', values: Map<Key, Word[]>, text: string, refusals: Refusal[]): 'refuse' | 'skip' {
+function skipOf(
+  key: 'offline' | 'busy',
+  values: Map<Key, Word[]>,
+  text: string,
+  refusals: Refusal[],
+): 'refuse' | 'skip' {
   const words = values.get(key)
   if (words === undefined) return 'refuse'
   const word = words[0]
@@ -268,7 +285,8 @@ function unknownKey(name: string, word: Word): Refusal {
     message: `${short}: is no key of a request`,
     subject: short,
     position: { start: word.start, end: word.start + name.length + 1 },
-    remedy: nearest === undefined ? `the keys are ${KEYS.map((key) => `${key}:`).join(' ')}` : `did you mean ${nearest}: ?`,
+    remedy:
+      nearest === undefined ? `the keys are ${KEYS.map((key) => `${key}:`).join(' ')}` : `did you mean ${nearest}: ?`,
   }
 }
 

@@ -12,7 +12,7 @@ import { type Draft, instanceOf } from './draft.ts'
 import type { Permission } from './events.ts'
 import { freeLine, noteBag, releaseMachine, takeLine } from './lines.ts'
 import { ensureOrder, grantPayloadOf } from './order.ts'
-import { checkAgain, dropChecks } from './planning.ts'
+import { checkAgain, dropChecks } from './queries.ts'
 import { shortList } from './selection.ts'
 import type { Order, Project, Target } from './state.ts'
 import { placeKey } from './state.ts'
@@ -49,8 +49,10 @@ function passEnded(draft: Draft, project: Project): Project {
   let cursor = project.cursor
   while (cursor < project.targets) {
     const target = targetOf(draft, project.id, cursor)
-    const blocked = project.checksOpen > 0 || project.undecided.length > 0 || project.approval === null || project.active !== null
-    if (!hasEnded(target) && target.isEmpty && !blocked && stopsOf(draft, project) === null) passTarget(draft, project, target)
+    const blocked =
+      project.checksOpen > 0 || project.undecided.length > 0 || project.approval === null || project.active !== null
+    if (!hasEnded(target) && target.isEmpty && !blocked && stopsOf(draft, project) === null)
+      passTarget(draft, project, target)
     else if (!hasEnded(target)) break
     // A machine that failed and is not decided about keeps the cursor: retry must find it here.
     else if (project.undecided.includes(cursor)) break
@@ -72,7 +74,13 @@ function nextTarget(draft: Draft, project: Project): Target | null {
 }
 
 function isReadyToAsk(project: Project): boolean {
-  return project.state === 'open' && project.active === null && project.ask === null && project.undecided.length === 0 && project.cancelling === null
+  return (
+    project.state === 'open' &&
+    project.active === null &&
+    project.ask === null &&
+    project.undecided.length === 0 &&
+    project.cancelling === null
+  )
 }
 
 /** A stop without its beginning; `sticky` ones never lift themselves. */
@@ -95,8 +103,9 @@ function blockerOf(draft: Draft, project: Project): Blocker | null {
   const target = nextTarget(draft, project)
   if (target === null) return null
   // A wait that has become a hold stays one until a person has looked.
-  if (project.stop?.kind === 'hold' && isWait(project.stop.code) && project.stop.machine === target.name) return withoutSince(project.stop)
-  return waitFor(draft, project, target)
+  const wait = waitFor(draft, project, target)
+  const isKept = project.stop?.kind === 'hold' && isWait(project.stop.code) && project.stop.machine === target.name
+  return isKept && wait?.kind !== 'hold' ? withoutSince(project.stop) : wait
 }
 
 function withoutSince(stop: Stop): Blocker {
@@ -112,7 +121,13 @@ function stopsOf(draft: Draft, project: Project): Blocker | null {
   const change = project.change ?? ''
   const { frozen } = instanceOf(draft)
   if (frozen !== null) {
-    return { kind: 'hold', code: 'frozen', reason: `the instance is frozen by ${frozen.by}${because(frozen.reason)}`, lift: 'smith unfreeze', machine: null }
+    return {
+      kind: 'hold',
+      code: 'frozen',
+      reason: `the instance is frozen by ${frozen.by}${because(frozen.reason)}`,
+      lift: 'smith unfreeze',
+      machine: null,
+    }
   }
   if (project.paused !== null) {
     const reason = `paused by ${project.paused.by}${because(project.paused.reason)}`
@@ -143,13 +158,18 @@ function unknownBlocker(draft: Draft, project: Project): Blocker | null {
 }
 
 function failureBlocker(draft: Draft, project: Project, target: Target): Blocker {
-  const more = project.undecided.length > 1 ? ` (and ${project.undecided.length - 1} more: ${shortList(project.undecided.slice(1).map((index) => targetOf(draft, project.id, index).name))})` : ''
+  const more =
+    project.undecided.length > 1
+      ? ` (and ${project.undecided.length - 1} more: ${shortList(project.undecided.slice(1).map((index) => targetOf(draft, project.id, index).name))})`
+      : ''
   const isDrift = target.cause === 'plan-drift'
   return {
     kind: 'hold',
     code: isDrift ? 'drift' : 'failed',
     reason: `${target.name} failed: ${target.cause ?? 'internal'}: ${target.message ?? ''}${more}`.slice(0, 1900),
-    lift: mayRetry(draft, project, target) ? `smith retry ${project.change ?? ''} ${target.name}` : `smith skip ${project.change ?? ''} ${target.name} --reason REASON`,
+    lift: mayRetry(draft, project, target)
+      ? `smith retry ${project.change ?? ''} ${target.name}`
+      : `smith skip ${project.change ?? ''} ${target.name} --reason REASON`,
     machine: target.name,
   }
 }
@@ -162,21 +182,40 @@ function mayRetry(draft: Draft, project: Project, target: Target): boolean {
 /** What the next machine waits for. */
 function waitFor(draft: Draft, project: Project, target: Target): Blocker | null {
   const change = project.change ?? ''
-  const wait = (code: StopReason, reason: string, lift: string): Blocker => ({ kind: 'waiting', code, reason, lift, machine: target.name })
+  const wait = (code: StopReason, reason: string, lift: string): Blocker => ({
+    kind: 'waiting',
+    code,
+    reason,
+    lift,
+    machine: target.name,
+  })
   const line = draft.get('lines', `cluster:${target.cluster}`)
   if (line !== undefined && !(line.project === project.id && line.target === target.index)) {
     const other = draft.get('projects', line.project)
     const lift = other?.stop == null ? `wait; smith status ${other?.change ?? ''}` : other.stop.lift
-    return wait('cluster-busy', `${target.cluster} is in use by ${other?.change ?? 'another project'} with ${line.machine}`, lift)
+    return wait(
+      'cluster-busy',
+      `${target.cluster} is in use by ${other?.change ?? 'another project'} with ${line.machine}`,
+      lift,
+    )
   }
   const skipIt = `smith skip ${change} ${target.name} --reason REASON`
   const quarantined = draft.get('machines', target.machine)?.quarantined
-  if (quarantined != null) return wait('offline', `${target.name} is in quarantine: ${quarantined}`, `find out which is the real one, enrol it anew, then ${skipIt}`)
+  // It never comes back as what it was, so this is no wait.
+  if (quarantined != null)
+    return {
+      kind: 'hold',
+      code: 'offline',
+      reason: `${target.name} is in quarantine: ${quarantined}`,
+      lift: skipIt,
+      machine: target.name,
+    }
   const session = draft.get('sessions', target.machine)
   if (session === undefined) {
     return wait('offline', `${target.name} has no live agent`, `start smith-agent on ${target.name}, or ${skipIt}`)
   }
-  if (session.impediment !== null) return wait('offline', `${target.name}: ${session.impediment.message}`, session.impediment.remedy)
+  if (session.impediment !== null)
+    return wait('offline', `${target.name}: ${session.impediment.message}`, session.impediment.remedy)
   if (project.denied === null || project.denied.code === 'approval') return null
   return wait(project.denied.code, project.denied.reason, `smith status ${change}, or smith cancel ${change}`)
 }
@@ -194,7 +233,12 @@ function setStop(draft: Draft, project: Project, blocker: Blocker | null): void 
   const since = same ? before.since : draft.at
   let kind = blocker.kind
   let lift = blocker.lift
-  if (kind === 'waiting' && isWait(blocker.code) && blocker.code !== 'window' && draft.at - since >= draft.tools.settings.limits.waitMsMax) {
+  if (
+    kind === 'waiting' &&
+    isWait(blocker.code) &&
+    blocker.code !== 'window' &&
+    draft.at - since >= draft.tools.settings.limits.waitMsMax
+  ) {
     kind = 'hold'
     lift = `smith resume ${project.change ?? ''}`
   }
@@ -203,7 +247,13 @@ function setStop(draft: Draft, project: Project, blocker: Blocker | null): void 
   // The ask was made for a line that was free of stops; an answer to it must grant nothing now.
   changeProject(draft, project.id, { stop, ask: isWaitForProvider(blocker.code) ? project.ask : null })
   touchWaiting(draft, project.id)
-  sayOf(draft, project, { fact: 'stopSet', state: kind, reason: stop.reason, lift, ...(stop.machine === null ? {} : { machine: stop.machine }) })
+  sayOf(draft, project, {
+    fact: 'stopSet',
+    state: kind,
+    reason: stop.reason,
+    lift,
+    ...(stop.machine === null ? {} : { machine: stop.machine }),
+  })
 }
 
 /** Those that wait for a cluster say what lifts the stop of whoever has it. */
@@ -231,7 +281,10 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
   const { ask: asked } = project
   changeProject(draft, id, { ask: null })
   const age = draft.at - Math.min(asked.at, permission.readAt)
-  if (Math.min(asked.at, permission.readAt) < project.freeSince || age > draft.tools.settings.limits.permissionAgeMsMax) {
+  if (
+    Math.min(asked.at, permission.readAt) < project.freeSince ||
+    age > draft.tools.settings.limits.permissionAgeMsMax
+  ) {
     // Too old to count, so it is asked again; it says nothing about the change.
     draft.touch(id)
     return
@@ -249,7 +302,13 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
   }
   const now = projectOf(draft, id)
   const target = nextTarget(draft, now)
-  if (target === null || now.state !== 'open' || now.active !== null || now.cancelling !== null || blockerOf(draft, now) !== null) {
+  if (
+    target === null ||
+    now.state !== 'open' ||
+    now.active !== null ||
+    now.cancelling !== null ||
+    blockerOf(draft, now) !== null
+  ) {
     draft.touch(id)
     return
   }
@@ -262,17 +321,21 @@ function denialOf(draft: Draft, project: Project, permission: Permission): Proje
   if (lost !== null) return { code: 'approval', reason: lost }
   if (permission.onHold) return { code: 'change-on-hold', reason: 'the change is on hold' }
   const { window } = permission
-  if (window !== null && (draft.at < window.start || draft.at >= window.end)) return { code: 'window', reason: 'the window of the change is shut' }
+  if (window !== null && (draft.at < window.start || draft.at >= window.end))
+    return { code: 'window', reason: 'the window of the change is shut' }
   return null
 }
 
 /** Why this is no approval of the project's plans, null when it is one. */
 export function approvalLost(project: Project, permission: Permission): string | null {
   if (permission.state !== 'open') return 'the change is closed'
-  if (permission.approval === 'approved') return permission.digest === project.digest ? null : 'the approval is for another plan than the one at hand'
+  if (permission.approval === 'approved')
+    return permission.digest === project.digest ? null : 'the approval is for another plan than the one at hand'
   const by = permission.by === null ? '' : ` by ${permission.by}`
   const why = permission.reason === null || permission.reason === '' ? '' : `: ${permission.reason}`
-  return permission.approval === 'requested' ? 'the change waits for approval' : `the approval was ${permission.approval}${by}${why}`
+  return permission.approval === 'requested'
+    ? 'the change waits for approval'
+    : `the approval was ${permission.approval}${by}${why}`
 }
 
 /** The linearisation point: takes both lines, raises the fence, commits, and only then is the grant sent. */
@@ -294,25 +357,44 @@ function grant(draft: Draft, project: Project, target: Target): void {
   draft.put('orders', order.id, order)
   takeLine(draft, `project:${project.id}`, order)
   takeLine(draft, `cluster:${target.cluster}`, order)
-  changeTarget(draft, target, { state: 'granted', order: order.id, attempt: order.attempt, startedAt: draft.at, endedAt: null, keepsLine: false })
+  changeTarget(draft, target, {
+    state: 'granted',
+    order: order.id,
+    attempt: order.attempt,
+    startedAt: draft.at,
+    endedAt: null,
+    keepsLine: false,
+  })
   changeProject(draft, project.id, { active: order.id })
   setStop(draft, projectOf(draft, project.id), null)
   // Whoever is asking for the same cluster now asks too early: it must ask again when this order has ended.
   for (const other of draft.all('projects')) if (other.ask !== null) draft.touch(other.id)
-  sayOf(draft, project, { fact: 'orderGranted', machine: target.name, machineId: target.machine, order: order.id, fence })
+  sayOf(draft, project, {
+    fact: 'orderGranted',
+    machine: target.name,
+    machineId: target.machine,
+    order: order.id,
+    fence,
+  })
   draft.send({ to: 'agent', machine: target.machine, grant: grantPayloadOf(project, order, target) })
   noteBag(draft, projectOf(draft, project.id), target, `${target.name}: try ${order.attempt} granted`)
 }
 
 /** Lets the next machines download what their plan names, a few at a time; an offer has no authority. */
 function offerAhead(draft: Draft, project: Project): void {
-  if (project.state !== 'open' || project.approval === null || project.cancelling !== null || project.checksOpen > 0) return
+  if (project.state !== 'open' || project.approval === null || project.cancelling !== null || project.checksOpen > 0)
+    return
   let ahead = 0
-  for (let index = project.cursor; index < project.targets && ahead < draft.tools.settings.limits.prefetchAheadMax; index += 1) {
+  for (
+    let index = project.cursor;
+    index < project.targets && ahead < draft.tools.settings.limits.prefetchAheadMax;
+    index += 1
+  ) {
     const target = targetOf(draft, project.id, index)
     if (hasEnded(target) || target.isEmpty) continue
     ahead += 1
-    if (target.state !== 'planned' || target.check === 'refused' || draft.get('sessions', target.machine) === undefined) continue
+    if (target.state !== 'planned' || target.check === 'refused' || draft.get('sessions', target.machine) === undefined)
+      continue
     const order = ensureOrder(draft, project, target)
     changeTarget(draft, target, { state: 'offered', order: order.id })
     sayOf(draft, project, { fact: 'orderOffered', machine: target.name, order: order.id })
@@ -330,23 +412,41 @@ export function closeCodeOf(project: Project): 'successful' | 'successful_issues
 /** Every machine has ended and been decided about: closes the change and leaves memory. */
 export function closeProject(draft: Draft, project: Project): void {
   const { pass, fail, skipped, cancelled } = project.counts
-  const outcome = project.cancelling !== null && (cancelled > 0 || pass + fail === 0) ? 'cancelled' : fail > 0 ? 'failed' : 'complete'
+  const outcome =
+    project.cancelling !== null && (cancelled > 0 || pass + fail === 0) ? 'cancelled' : fail > 0 ? 'failed' : 'complete'
   const notes = `${pass} passed, ${fail} failed, ${skipped} skipped, ${cancelled} cancelled${project.cancelling === null ? '' : `; cancelled by ${project.cancelling.by}${because(project.cancelling.reason)}`}`
-  const closed: Project = { ...project, state: 'closed', outcome, stop: null, ask: null, closedAt: draft.at, closeNotes: notes }
+  const closed: Project = {
+    ...project,
+    state: 'closed',
+    outcome,
+    stop: null,
+    ask: null,
+    closedAt: draft.at,
+    closeNotes: notes,
+  }
   for (let index = 0; index < project.targets; index += 1) {
     const target = targetOf(draft, project.id, index)
     freeLine(draft, `cluster:${target.cluster}`, target)
     releaseMachine(draft, target, {})
     const order = target.order === null ? undefined : draft.get('orders', target.order)
-    if (order !== undefined) draft.retire('orders', order.id, order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order)
+    if (order !== undefined)
+      draft.retire(
+        'orders',
+        order.id,
+        order.state === 'offered' ? { ...order, state: 'cancelled', endedAt: draft.at } : order,
+      )
     draft.retire('targets', placeKey(project.id, index), target)
   }
-  for (let index = 0; index < project.bags; index += 1) draft.retire('bags', placeKey(project.id, index), bagOf(draft, project.id, index))
+  for (let index = 0; index < project.bags; index += 1)
+    draft.retire('bags', placeKey(project.id, index), bagOf(draft, project.id, index))
   dropChecks(draft, project.id)
   draft.retire('projects', project.id, closed)
   if (project.change !== null) {
     draft.retire('changes', project.change, { project: project.id })
-    draft.send({ to: 'change', call: { call: 'close', project: project.id, change: project.change, code: closeCodeOf(closed), notes } })
+    draft.send({
+      to: 'change',
+      call: { call: 'close', project: project.id, change: project.change, code: closeCodeOf(closed), notes },
+    })
   }
   sayOf(draft, closed, { fact: 'projectClosed', state: outcome, text: notes })
 }

@@ -37,7 +37,11 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools):
     .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
     .map(({ machine }) => ({ machine, matched: !names.has(machine.id) }))
   if (chosen.length === 0 && found.length > 0 && refusals.length === 0) {
-    refusals.push({ kind: 'no-match', message: 'except: takes out every machine', remedy: 'name fewer machines after except:' })
+    refusals.push({
+      kind: 'no-match',
+      message: 'except: takes out every machine',
+      remedy: 'name fewer machines after except:',
+    })
   }
   const { machinesPerRequestMax } = tools.settings.limits
   if (chosen.length > machinesPerRequestMax) {
@@ -58,7 +62,8 @@ function sortOut(view: View, chosen: readonly Chosen[], parsed: ParsedRequest, r
   for (const entry of chosen) {
     const problem = impedimentOf(view, entry.machine, parsed.build)
     if (problem === null) kept.push(entry)
-    else if (entry.matched && maySkip(problem, parsed)) skipped.push({ machine: entry.machine, reason: problem.message, before: kept.length })
+    else if (entry.matched && maySkip(problem, parsed))
+      skipped.push({ machine: entry.machine, reason: problem.message, before: kept.length })
     else refusals.push(problem)
   }
   if (skipped.length > 0 && skipped.length === chosen.length) {
@@ -140,7 +145,10 @@ function machinesOf(view: View, word: MachineWord, tools: Tools, refusals: Refus
 function named(view: View, word: Extract<MachineWord, { kind: 'name' }>, refusals: Refusal[]): Chosen[] {
   const machine = machineNamed(view, word.name)
   if (machine !== undefined) return [{ machine, matched: false }]
-  const near = nearestNames(word.name, activeMachines(view).map((one) => one.name))
+  const near = nearestNames(
+    word.name,
+    activeMachines(view).map((one) => one.name),
+  )
   refusals.push({
     kind: 'unknown-machine',
     message: `there is no machine ${word.name}`,
@@ -172,7 +180,10 @@ function addressed(view: View, word: Extract<MachineWord, { kind: 'address' }>, 
         }
       : {
           kind: 'bad-value',
-          message: `${word.address} is the address of ${found.length} agents: ${found.map((one) => one.name).toSorted(compareNaturally).join(', ')}`,
+          message: `${word.address} is the address of ${found.length} agents: ${found
+            .map((one) => one.name)
+            .toSorted(compareNaturally)
+            .join(', ')}`,
           subject: word.address,
           position,
           remedy: 'use the name of the one you mean',
@@ -181,7 +192,12 @@ function addressed(view: View, word: Extract<MachineWord, { kind: 'address' }>, 
   return []
 }
 
-function matchedBy(view: View, word: Extract<MachineWord, { kind: 'pattern' }>, tools: Tools, refusals: Refusal[]): Chosen[] {
+function matchedBy(
+  view: View,
+  word: Extract<MachineWord, { kind: 'pattern' }>,
+  tools: Tools,
+  refusals: Refusal[],
+): Chosen[] {
   const position = { start: word.word.start, end: word.word.end }
   const compiled = tools.compilePattern(`^(?:${word.source})$`)
   if ('problem' in compiled) {
@@ -210,12 +226,23 @@ function matchedBy(view: View, word: Extract<MachineWord, { kind: 'pattern' }>, 
 }
 
 /** The machines that a pattern, name or address means, for lists; the reason when the text is none of these. */
-export function findMachines(view: View, text: string, tools: Tools): { readonly machines: Machine[]; readonly refusals: Refusal[] } {
+export function findMachines(
+  view: View,
+  text: string,
+  tools: Tools,
+): { readonly machines: Machine[]; readonly refusals: Refusal[] } {
   const word = machineWord({ text, start: 0, end: text.length })
   if (word === null) {
     return {
       machines: [],
-      refusals: [{ kind: 'bad-value', message: `${text} is no name, address or pattern`, subject: text, remedy: 'use a name, or * and ?' }],
+      refusals: [
+        {
+          kind: 'bad-value',
+          message: `${text} is no name, address or pattern`,
+          subject: text,
+          remedy: 'use a name, or * and ?',
+        },
+      ],
     }
   }
   const refusals: Refusal[] = []
@@ -271,12 +298,16 @@ function titleOf(parsed: ParsedRequest, chosen: readonly Chosen[]): string {
   const [first] = chosen
   if (chosen.length === 1 && first !== undefined) return first.machine.name
   const [word] = parsed.machines
-  if (parsed.machines.length === 1 && word?.kind === 'pattern' && word.word.text.length <= TITLE_MAX) return word.word.text
+  if (parsed.machines.length === 1 && word?.kind === 'pattern' && word.word.text.length <= TITLE_MAX)
+    return word.word.text
   return `${chosen.length} machines`
 }
 
 /** The machine's label, else a configured pattern, else the name without its last role and number, else the name. */
-export function clusterOf(machine: Machine, tools: { readonly settings: Settings } & Pick<Tools, 'captureCluster'>): string {
+export function clusterOf(
+  machine: Machine,
+  tools: { readonly settings: Settings } & Pick<Tools, 'captureCluster'>,
+): string {
   if (machine.facts?.cluster != null && machine.facts.cluster !== '') return machine.facts.cluster
   const captured = tools.captureCluster(machine.name)
   if (captured !== null) return captured

@@ -101,7 +101,12 @@ export type Request = {
   readonly answered: number
   readonly refusals: readonly Refusal[]
   /** Machines that were matched and can't be patched, where the request allows that. */
-  readonly skipped: readonly { readonly index: number; readonly name: string; readonly machine: string; readonly reason: string }[]
+  readonly skipped: readonly {
+    readonly index: number
+    readonly name: string
+    readonly machine: string
+    readonly reason: string
+  }[]
   readonly project: string | null
   readonly change: string | null
   readonly deadline: Instant

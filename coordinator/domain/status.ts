@@ -9,10 +9,18 @@ import { shortList } from './selection.ts'
 import { targetsOf, bagOf, countOf } from './targets.ts'
 
 /** The rows of one project. Finished ones come from the store. */
-export type ProjectRows = { readonly project: Project; readonly bags: readonly Bag[]; readonly targets: readonly Target[] }
+export type ProjectRows = {
+  readonly project: Project
+  readonly bags: readonly Bag[]
+  readonly targets: readonly Target[]
+}
 
 export function rowsOf(view: View, project: Project): ProjectRows {
-  return { project, targets: targetsOf(view, project), bags: Array.from({ length: project.bags }, (_, index) => bagOf(view, project.id, index)) }
+  return {
+    project,
+    targets: targetsOf(view, project),
+    bags: Array.from({ length: project.bags }, (_, index) => bagOf(view, project.id, index)),
+  }
 }
 
 export function projectState(project: Project): ProjectState {
@@ -43,11 +51,14 @@ function stateOf(counts: Counts, stop: Stop | null, isClosed: boolean, isStopped
 
 function sumOf(bags: readonly Bag[]): Counts {
   const zero: Counts = { pass: 0, fail: 0, unstarted: 0, running: 0, unknown: 0, skipped: 0, cancelled: 0 }
-  return bags.reduce((sum, bag) => {
-    const next = { ...sum }
-    for (const key of Object.keys(sum) as (keyof Counts)[]) next[key] += bag.counts[key]
-    return next
-  }, zero as { -readonly [Key in keyof Counts]: number })
+  return bags.reduce(
+    (sum, bag) => {
+      const next = { ...sum }
+      for (const key of Object.keys(sum) as (keyof Counts)[]) next[key] += bag.counts[key]
+      return next
+    },
+    zero as { -readonly [Key in keyof Counts]: number },
+  )
 }
 
 export function statusOf(rows: ProjectRows, instance: string): Status {
@@ -90,7 +101,8 @@ export function statusOf(rows: ProjectRows, instance: string): Status {
 }
 
 function machineStatus(target: Target): Status['phases'][number]['bags'][number]['machines'][number] {
-  const { name, state, order, attempt, step, progress, startedAt, endedAt, cause, message, reason, rebootPending } = target
+  const { name, state, order, attempt, step, progress, startedAt, endedAt, cause, message, reason, rebootPending } =
+    target
   return {
     ...{ name, state, order, attempt, step, progress, startedAt, endedAt, cause, message, reason, rebootPending },
     evidence: [...target.evidence],
@@ -101,8 +113,10 @@ function machineStatus(target: Target): Status['phases'][number]['bags'][number]
 /** The text of DESIGN section 1, without a line end after the last line. `at` is for "for <time>". */
 export function renderStatus(status: Status, at: Instant): string {
   const machines = status.phases.flatMap((phase) => phase.bags.flatMap((bag) => bag.machines))
-  const named = (count: keyof Counts) => machines.filter((machine) => countOf(machine.state) === count).map((machine) => machine.name)
-  const extra = (label: string, count: keyof Counts) => (named(count).length === 0 ? '' : `, ${label} ${shortList(named(count))}`)
+  const named = (count: keyof Counts) =>
+    machines.filter((machine) => countOf(machine.state) === count).map((machine) => machine.name)
+  const extra = (label: string, count: keyof Counts) =>
+    named(count).length === 0 ? '' : `, ${label} ${shortList(named(count))}`
   const listed = (count: keyof Counts) => (named(count).length === 0 ? 'NONE' : shortList(named(count)))
   const lines = [
     `Project: ${status.change ?? ''} Patch: ${status.region} ${status.title} with Build \`${status.build}\``,
@@ -112,7 +126,10 @@ export function renderStatus(status: Status, at: Instant): string {
   const stopAt = status.stop === null ? null : bagOfStop(status)
   for (const phase of status.phases) {
     const inPhase = phase.bags.flatMap((bag) => bag.machines)
-    lines.push('', ` *Phase ${phase.number}*, ${phase.name}, \`${phase.state}\` Pass: ${tally(inPhase, 'pass')}, Fail: ${tally(inPhase, 'fail')} Unstarted: ${tally(inPhase, 'unstarted')}`)
+    lines.push(
+      '',
+      ` *Phase ${phase.number}*, ${phase.name}, \`${phase.state}\` Pass: ${tally(inPhase, 'pass')}, Fail: ${tally(inPhase, 'fail')} Unstarted: ${tally(inPhase, 'unstarted')}`,
+    )
     for (const bag of phase.bags) {
       lines.push(
         `   Bag: *${bag.name}* - ${bag.task ?? ''}, State: \`${bag.state}\` MachineCount: ${bag.machines.length} Pass:${tally(bag.machines, 'pass')} Fail:${tally(bag.machines, 'fail')}`,

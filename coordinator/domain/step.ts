@@ -10,7 +10,16 @@ import { open, tick } from './clock.ts'
 import { freeze, steer, unfreeze } from './commands.ts'
 import { type Draft, type View, createDraft } from './draft.ts'
 import type { Command, Envelope, Event, Outcome, Reply, Tools } from './events.ts'
-import { addUser, closeSession, enrol, newEnrolment, openSession, revokeEnrolment, revokeUser, staleCounter } from './fleet.ts'
+import {
+  addUser,
+  closeSession,
+  enrol,
+  newEnrolment,
+  openSession,
+  revokeEnrolment,
+  revokeUser,
+  staleCounter,
+} from './fleet.ts'
 import { takeNews } from './news.ts'
 import { makeRequest } from './planning.ts'
 import { advanceTouched } from './rollout.ts'

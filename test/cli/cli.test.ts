@@ -49,6 +49,17 @@ t.test('[CLI-1] exit status 2 for usage, with one line what and one line what to
   t.equal(fake.calls.length, 0, 'nothing was asked')
 })
 
+t.test(
+  '[CLI-23] an answer that says more than this smith knows is taken, one that lacks something is not',
+  async (t) => {
+    const { home, fake } = await setUp(t)
+    fake.on('cancel', () => ({ raw: '{"done":true,"rev":7,"later":{"version":2}}', status: 200 }))
+    t.equal((await home.run(['cancel', s.CHANGE])).status, 0)
+    fake.on('cancel', () => ({ raw: '{"done":true,"later":1}', status: 200 }))
+    t.equal((await home.run(['cancel', s.CHANGE])).status, 1)
+  },
+)
+
 t.test('[CLI-1] exit status 1 for what was refused or failed, 3 for a coordinator out of reach', async (t) => {
   const { home, fake } = await setUp(t)
   fake.on('pause', () => problem(409, 'conflict', 'it is paused \x1b[2J already', 'smith resume CHG0268453'))

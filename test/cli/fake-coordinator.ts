@@ -115,7 +115,16 @@ export async function startFake(instance = 'prod'): Promise<FakeCoordinator> {
     new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve)),
     new Promise<void>((resolve) => local.listen(socket, resolve)),
   ])
-  handlers.set('who', () => ({ instance, name: 'ann', roles: ['requester'], version: '0.1.0', ...feed.position() }))
+  handlers.set('who', () => ({
+    instance,
+    name: 'ann',
+    roles: ['requester'],
+    version: '0.1.0',
+    pin,
+    host: '127.0.0.1',
+    port: 7600,
+    ...feed.position(),
+  }))
   return {
     url: `https://127.0.0.1:${(secure.address() as AddressInfo).port}`,
     pin,

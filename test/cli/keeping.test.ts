@@ -1,6 +1,7 @@
 /** What keeps the CLI itself: login, configuration, instances, the admin socket, completion, the version of Node. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
@@ -138,11 +139,56 @@ t.test('[CLI-14] the admin socket needs no file and no token', async (t) => {
   const admin = (...args: string[]) => home.run(['--socket', fake.socket, ...args])
   const user = await admin('user', 'add', 'bob', '--role', 'requester', 'approver', '--ttl', '36h')
   t.same([user.status, user.out], [0, `${TOKEN}\n`], 'the token alone on stdout')
+  t.ok(user.err.includes(`types: smith login --url https://127.0.0.1:7600 --pin ${fake.pin}\n`), 'the whole command')
+  const { pin } = fake
+  fake.on('who', () => ({
+    instance: 'prod',
+    name: 'local-admin',
+    roles: [],
+    version: '1',
+    pin,
+    epoch: s.id('e'),
+    rev: 0,
+    port: 7601,
+  }))
+  const bound = await home.run(['--socket', fake.socket, 'user', 'add', 'eve', '--role', 'viewer'])
+  t.ok(
+    bound.err.includes(`--url https://${hostname()}:7601 `),
+    'a coordinator on every address is named by its machine',
+  )
+  fake.on('who', () => ({
+    instance: 'prod',
+    name: 'local-admin',
+    roles: [],
+    version: '1',
+    pin,
+    epoch: s.id('e'),
+    rev: 0,
+    host: '::1',
+    port: 7600,
+  }))
+  const six = await home.run(['--socket', fake.socket, 'user', 'add', 'eve', '--role', 'viewer'])
+  t.ok(six.err.includes('--url https://[::1]:7600 '), 'an IPv6 address stands in brackets')
+  fake.on('who', () => ({
+    instance: 'prod',
+    name: 'local-admin',
+    roles: [],
+    version: '1',
+    pin,
+    epoch: s.id('e'),
+    rev: 0,
+    host: '127.0.0.1',
+    port: 7600,
+  }))
   t.same(fake.calls[0]?.body, { name: 'bob', roles: ['requester', 'approver'], ttlDays: 2 })
   const one = await admin('enrol', 'new', '--name', 'Web-1', '--replace')
   t.match(one.out, /^smith1\.a+\.b+\.web-1\n$/)
-  t.match(one.err, /smith-agent enrol --coordinator https:\/\/HOST:7600 --token TOKEN/)
-  t.same(fake.calls[1]?.body, { names: ['web-1'], ttlSeconds: 3600, replace: true })
+  t.match(one.err, /smith-agent enrol --coordinator https:\/\/127\.0\.0\.1:7600 --token TOKEN/, 'the whole command')
+  t.same(fake.calls.find((call) => call.name === 'enrolNew')?.body, {
+    names: ['web-1'],
+    ttlSeconds: 3600,
+    replace: true,
+  })
   const file = join(home.path, 'names')
   writeFileSync(file, '# rack 7\nweb-1\n\n web-2 # new\n')
   const many = await admin('enrol', 'new', '--from', file, '--ttl', '2h')

@@ -3,25 +3,33 @@
  * virtual time, with agents that say what a test tells them to. Nothing happens by itself but timers, the answers of
  * the provider, and plans (an agent that is asked to plan answers at once, unless `plansBySelf` is off).
  */
-import type { AgentFrame, CoordinatorFrame, OrderInHand } from '../../protocol/agent.ts'
 import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact, FeedRow } from '../../protocol/feed.ts'
-import { GRANT_LIFE_MS_MAX, type GrantPayload, type Result, type RunRecord, type Step } from '../../protocol/files.ts'
-import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
+import { GRANT_LIFE_MS_MAX } from '../../protocol/files.ts'
 import { type Status, statusSchema } from '../../protocol/status.ts'
 import * as v from 'valibot'
 import { isLocal, localStep, unfinishedClosings } from '../../coordinator/change/local.ts'
-import type { AgentNews, ChangeCall, Command, Event, Permission, Reply, Settings } from '../../coordinator/domain/events.ts'
+import type {
+  AgentNews,
+  ChangeCall,
+  Command,
+  Event,
+  Permission,
+  Reply,
+  Settings,
+} from '../../coordinator/domain/events.ts'
 import { type ProjectRows, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
-import type { Actor, Instance, Order, Project, Request, Target } from '../../coordinator/domain/state.ts'
+import type { Actor, Instance, Order, Project, Target } from '../../coordinator/domain/state.ts'
 import { type Driver, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
-import type { AgentSend, Log, Store } from '../../coordinator/ports.ts'
+import type { AgentSend, Clock, Log, Store } from '../../coordinator/ports.ts'
 import { crashMemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
 import { createDice } from '../sim/random.ts'
-import { createTime } from '../sim/time.ts'
+import { type Time, createTime } from '../sim/time.ts'
+import { type Agent, type Label, START, createAgent, factsOf, must } from './agent.ts'
 
-export const START = 1_700_000_000_000
+export { EMPTY_PLAN, ORDER_STEPS, START, must, planOf, resultRecord } from './agent.ts'
+
 export const PEOPLE: { readonly [Name in 'ana' | 'bo' | 'cy' | 'vi']: Actor } = {
   ana: { kind: 'person', name: 'ana', roles: ['requester'] },
   bo: { kind: 'person', name: 'bo', roles: ['approver'] },
@@ -54,7 +62,6 @@ export const SETTINGS: Settings = {
   },
 }
 
-type Label = { readonly cluster?: string; readonly region?: string; readonly address?: string; readonly builds?: readonly string[]; readonly template?: boolean }
 export type WorldOptions = {
   readonly machines?: readonly string[]
   readonly labels?: { readonly [machine: string]: Label }
@@ -68,114 +75,78 @@ export type WorldOptions = {
 }
 
 const QUIET: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
-export const NO_IMPEDIMENT = null
-export const ORDER_STEPS: readonly Step[] = ['claim', 'update', 'replan', 'fetch', 'pre-checks', 'latch', 'install']
-
-export function planOf(version: string, fields: Partial<Plan> = {}): Plan {
-  const sha256 = version.padEnd(64, '0').replace(/[^0-9a-f]/g, '0')
-  const install = { name: 'hello', arch: 'amd64', version, from: '1.0', sha256, size: 1 }
-  return { v: 1, build: 'prod', arch: 'amd64', installs: [install], removes: [], repairs: [], holds: [], rebootDue: false, conffiles: 'keep', ...fields }
-}
-export const EMPTY_PLAN = planOf('1', { installs: [] })
-
-export type Agent = {
-  readonly name: string
-  readonly id: () => string
-  plan: Plan | Refusal
-  evidence: PlanEvidence
-  warnings: readonly string[]
-  plansBySelf: boolean
-  /** What it says at its next hello. */
-  orders: OrderInHand[]
-  fence: number
-  impediment: Refusal | null
-  /** Everything that was sent to it, newest last. */
-  readonly got: AgentSend[]
-  /** The grants that were sent to it. */
-  readonly grants: () => GrantPayload[]
-  readonly grant: () => GrantPayload
-  readonly revokes: () => string[]
-  readonly queries: () => Extract<CoordinatorFrame, { t: 'plan' }>[]
-  readonly connect: (fields?: { readonly counter?: number; readonly address?: string }) => Promise<Reply>
-  /** The coordinator notices that it is gone. */
-  readonly cut: () => Promise<void>
-  readonly say: (news: AgentNews) => Promise<Reply>
-  /** One record of each step, of the newest grant. */
-  readonly steps: (...steps: Step[]) => Promise<Reply>
-  readonly record: (fields: Record<string, unknown>) => Promise<Reply>
-  readonly result: (outcome: Result['outcome'], fields?: Partial<Result>) => Promise<Reply>
-  /** The whole run of the newest grant: every step, and success. */
-  readonly succeed: () => Promise<void>
-  /** The run up to its installation, and a failure there. */
-  readonly fail: (fields?: Partial<Result>) => Promise<void>
-  /** What its disk says of an order, for the next hello. */
-  readonly inHand: (evidence: OrderInHand['evidence'], order?: string) => void
-}
-
 export type World = Awaited<ReturnType<typeof createWorld>>
 
 export async function createWorld(options: WorldOptions = {}) {
+  const core = createCore(options)
+  await seed(core.disk, options)
+  await core.start()
+  const readers = readersOf(core)
+  const people = peopleOf(core, readers)
+  const enrol = async (name: string, label: Label = {}, replace = false): Promise<Reply> => {
+    const tokenHash = core.dice.hex(64)
+    const made = await people.command('cy', { type: 'enrolNew', name, tokenHash, ttlMs: 3_600_000, replace })
+    if (!made.ok) return made
+    const reply = await core.submit(SMITH, {
+      type: 'enrol',
+      tokenHash,
+      publicKey: 'AAAA',
+      facts: factsOf(label),
+      address: '10.9.9.9',
+    })
+    await core.settle()
+    if (reply.ok) core.agents.set(name, createAgent(core, name, must(reply.value?.machine), label))
+    return reply
+  }
+  for (const name of options.machines ?? []) {
+    await enrol(name, options.labels?.[name])
+    if (options.offline?.includes(name) !== true) await readers.agent(name).connect()
+  }
+  core.rows.length = 0
+  return { ...core, ...readers, ...people, enrol }
+}
+
+type Core = ReturnType<typeof createCore>
+type Readers = ReturnType<typeof readersOf>
+
+/** The driver with all that it is joined to, through any number of its lives. */
+function createCore(options: WorldOptions) {
   const time = createTime(START)
   const dice = createDice(1, 'scenario')
   const disk = createMemoryDisk(dice)
-  const settings: Settings = {
-    ...SETTINGS,
-    ...(options.clusters === undefined ? {} : { clusters: options.clusters }),
-    approval: { ...SETTINGS.approval, ...options.approval },
-    limits: { ...SETTINGS.limits, ...options.limits },
-  }
+  const settings = settingsOf(options)
   const tools = createTools(settings, dice)
   const agents = new Map<string, Agent>()
   const rows: FeedRow[] = []
   const calls: ChangeCall[] = []
   const fatal: Error[] = []
   const provider: Provider = { answer: (permission) => permission, delayMs: 0, isUp: true }
-  const inFlight = new Set<Promise<unknown>>()
   const life = { driver: undefined as Driver | undefined, store: undefined as Store | undefined, number: 0 }
-
   const driver = () => must(life.driver)
-  const store = () => must(life.store)
-  const submit = async (actor: Actor, event: Event): Promise<Reply> => (await track(driver().submit(actor, event))).reply
-  const track = <T>(promise: Promise<T>): Promise<T> => {
-    const over = () => {
-      inFlight.delete(promise)
-    }
-    promise.then(over, over)
-    inFlight.add(promise)
-    return promise
-  }
-  /** Until nobody has anything left to say at this instant. */
-  const settle = async () => {
-    do {
-      await new Promise((resolve) => setImmediate(resolve))
-    } while (inFlight.size > 0)
-  }
-
+  const { track, settle } = createFlight()
+  const submit = async (actor: Actor, event: Event): Promise<Reply> =>
+    (await track(driver().submit(actor, event))).reply
   const toAgent = (send: AgentSend) => {
-    for (const agent of agents.values()) {
-      if (agent.id() !== send.machine) continue
-      agent.got.push(send)
-      if (!('frame' in send) || send.frame.t !== 'plan' || !agent.plansBySelf) continue
-      const { query } = send.frame
-      void track(agent.say('kind' in agent.plan ? { t: 'planRefused', query, refusal: agent.plan } : { t: 'planned', query, plan: agent.plan, evidence: agent.evidence, warnings: [...agent.warnings] }))
-    }
+    const agent = [...agents.values()].find((one) => one.id() === send.machine)
+    agent?.got.push(send)
+    const answer = agent === undefined ? null : planAnswer(agent, send)
+    if (agent !== undefined && answer !== null) void track(agent.say(answer))
   }
   const toChange = (call: ChangeCall) => {
     calls.push(call)
-    if (!provider.isUp) return
     const { number } = life
     const go = () => {
       if (number === life.number) void track(driver().submit(SMITH, { type: 'localCall', call }))
     }
-    if (provider.delayMs === 0) go()
-    else time.after(provider.delayMs, go)
+    if (provider.isUp && provider.delayMs === 0) go()
+    else if (provider.isUp) time.after(provider.delayMs, go)
   }
   const start = async () => {
     const number = (life.number += 1)
     life.store = openMemoryStore(disk)
     life.driver = createDriver({
       store: life.store,
-      clock: { wallNow: time.now, monotonicNow: time.now, after: (ms, callback) => time.after(ms, () => number === life.number && callback()) },
+      clock: clockOf(time, () => number === life.number),
       tools,
       settings,
       log: QUIET,
@@ -184,105 +155,167 @@ export async function createWorld(options: WorldOptions = {}) {
       onFatal: (error) => fatal.push(error),
     })
     life.driver.onRow((row) => rows.push(row))
-    for (const call of unfinishedClosings(life.driver.view)) await life.driver.submit(SMITH, { type: 'localCall', call })
+    for (const call of unfinishedClosings(life.driver.view))
+      await life.driver.submit(SMITH, { type: 'localCall', call })
     await life.driver.start()
     await settle()
   }
-
-  await seed(disk, options)
-  await start()
-  const world = {
-    time,
-    rows,
-    calls,
-    fatal,
-    provider,
-    settings,
+  /** The coordinator ends without a word and begins again from its disk; nobody is connected. */
+  const restart = async () => {
+    life.number += 1
+    crashMemoryDisk(disk)
+    await start()
+  }
+  return {
+    ...{ time, dice, disk, settings, agents, rows, calls, fatal, provider },
     driver,
-    store,
-    settle,
+    store: () => must(life.store),
     submit,
-    agent: (name: string): Agent => must(agents.get(name)),
-    facts: (): Fact[] => rows.flatMap((row) => row.facts),
+    settle,
+    start,
+    restart,
+  }
+}
+
+/** What is under way, and how to wait until nobody has anything left to say at this instant. */
+function createFlight() {
+  const inFlight = new Set<Promise<unknown>>()
+  return {
+    track: <T>(promise: Promise<T>): Promise<T> => {
+      const over = () => {
+        inFlight.delete(promise)
+      }
+      promise.then(over, over)
+      inFlight.add(promise)
+      return promise
+    },
+    settle: async () => {
+      do {
+        await new Promise((resolve) => setImmediate(resolve))
+      } while (inFlight.size > 0)
+    },
+  }
+}
+
+/** The ports of the driver in one of its lives: its timers die with it. */
+function clockOf(time: Time, isAlive: () => boolean): Clock {
+  return {
+    wallNow: time.now,
+    monotonicNow: time.now,
+    after: (ms, callback) => time.after(ms, () => isAlive() && callback()),
+  }
+}
+
+function settingsOf(options: WorldOptions): Settings {
+  return {
+    ...SETTINGS,
+    ...(options.clusters === undefined ? {} : { clusters: options.clusters }),
+    approval: { ...SETTINGS.approval, ...options.approval },
+    limits: { ...SETTINGS.limits, ...options.limits },
+  }
+}
+
+/** What an agent that plans by itself says to the question for a plan; null for all else that it may be sent. */
+function planAnswer(agent: Agent, send: AgentSend): AgentNews | null {
+  if (!('frame' in send) || send.frame.t !== 'plan' || !agent.plansBySelf) return null
+  const { query } = send.frame
+  if ('kind' in agent.plan) return { t: 'planRefused', query, refusal: agent.plan }
+  return { t: 'planned', query, plan: agent.plan, evidence: agent.evidence, warnings: [...agent.warnings] }
+}
+
+/** What can be seen of the world. Rows come from the store, so that a project that has ended is seen too. */
+function readersOf(core: Core) {
+  const { store } = core
+  const project = (change: string): Project =>
+    must(store().get('projects', must(store().get('changes', change)).project))
+  const targets = (change: string): readonly Target[] => store().list('targets', `${project(change).id}/`)
+  const rowsOf = (change: string): ProjectRows => ({
+    project: project(change),
+    targets: targets(change),
+    bags: store().list('bags', `${project(change).id}/`),
+  })
+  /** As data; throws when it is not what the schema says. */
+  const json = (change: string): Status => v.parse(statusSchema, statusOf(rowsOf(change), core.settings.instance))
+  return {
+    agent: (name: string): Agent => must(core.agents.get(name)),
+    facts: (): Fact[] => core.rows.flatMap((row) => row.facts),
+    project,
+    targets,
+    target: (change: string, name: string): Target => must(targets(change).find((target) => target.name === name)),
+    orders: (change: string): readonly Order[] => store().orders({ project: project(change).id }),
+    rowsOf,
+    json,
+    text: (change: string): string => renderStatus(json(change), core.driver().now()),
+    /** `state stop: name state, name state`, for short checks. */
+    brief: (change: string): string => {
+      const { state, stop } = json(change)
+      const places = targets(change).map((target) => `${target.name} ${target.state}`)
+      return `${state}${stop === null ? '' : ` ${stop.kind} ${stop.code}`}: ${places.join(', ')}`
+    },
     /** Lets virtual time go on by this much; every timer on the way fires. */
-    later: async (ms: number) => {
-      let isOver = false
-      time.after(ms, () => (isOver = true))
-      while (!isOver && time.advance()) await settle()
+    later: async (ms: number): Promise<void> => {
+      const end = { isReached: false }
+      core.time.after(ms, () => (end.isReached = true))
+      while (!end.isReached && core.time.advance()) await core.settle()
     },
-    command: async (by: Person, command: Command): Promise<Reply> => {
-      const reply = await submit(typeof by === 'string' ? PEOPLE[by] : by, { type: 'command', command })
-      await settle()
-      return reply
-    },
-    /** What becomes of a request once everybody has answered. */
-    request: async (text: string, fields: { by?: Person; preview?: boolean; key?: string | null } = {}): Promise<{ readonly refusals: readonly Refusal[]; readonly request: Request | null }> => {
-      const reply = await world.command(fields.by ?? 'ana', { type: 'request', text, preview: fields.preview ?? false, key: fields.key ?? null })
-      if (!reply.ok) return { refusals: reply.refusals, request: null }
-      const request = must(store().get('requests', must(reply.value?.request)))
-      return { refusals: request.refusals, request }
-    },
-    /** The number of the change that a request got. */
-    ask: async (text: string, by: Person = 'ana'): Promise<string> => {
-      const { refusals, request } = await world.request(text, { by })
-      if (request?.change == null) throw new Error(`no change: ${request?.state} ${refusals.map((one) => one.message).join('; ')}`)
-      return request.change
-    },
-    refusalsOf: async (text: string) => (await world.request(text)).refusals,
-    decide: (decision: 'approve' | 'reject', change: string, by: Person = 'bo', digest: string | null = decision === 'approve' ? world.project(change).digest : null) =>
-      world.command(by, { type: 'decide', change, decision, digest, reason: '' }),
-    approve: (change: string, by: Person = 'bo') => world.decide('approve', change, by),
+  }
+}
+
+/** What people do. Each answers when everything that follows at this instant has happened. */
+function peopleOf(core: Core, readers: Readers) {
+  const command = async (by: Person, given: Command): Promise<Reply> => {
+    const reply = await core.submit(typeof by === 'string' ? PEOPLE[by] : by, { type: 'command', command: given })
+    await core.settle()
+    return reply
+  }
+  /** What becomes of a request once everybody has answered. */
+  const request = async (text: string, fields: { by?: Person; preview?: boolean; key?: string | null } = {}) => {
+    const reply = await command(fields.by ?? 'ana', {
+      type: 'request',
+      text,
+      preview: fields.preview ?? false,
+      key: fields.key ?? null,
+    })
+    const row = reply.ok ? must(core.store().get('requests', must(reply.value?.request))) : null
+    return { refusals: reply.ok ? (row?.refusals ?? []) : reply.refusals, request: row }
+  }
+  /** The number of the change that a request got. */
+  const ask = async (text: string, by: Person = 'ana'): Promise<string> => {
+    const { refusals, request: row } = await request(text, { by })
+    if (row?.change == null)
+      throw new Error(`no change: ${row?.state} ${refusals.map((one) => one.message).join('; ')}`)
+    return row.change
+  }
+  const decide = (
+    decision: 'approve' | 'reject',
+    change: string,
+    by: Person = 'bo',
+    digest: string | null = decision === 'approve' ? readers.project(change).digest : null,
+  ) => command(by, { type: 'decide', change, decision, digest, reason: '' })
+  const approve = (change: string, by: Person = 'bo') => decide('approve', change, by)
+  return {
+    command,
+    request,
+    ask,
+    refusalsOf: async (text: string) => (await request(text)).refusals,
+    decide,
+    approve,
     /** Asks and approves: the first machine is granted when this returns. */
     begin: async (text: string): Promise<string> => {
-      const change = await world.ask(text)
-      const reply = await world.approve(change)
+      const change = await ask(text)
+      const reply = await approve(change)
       if (!reply.ok) throw new Error(`not approved: ${JSON.stringify(reply)}`)
       return change
     },
-    steer: (type: 'pause' | 'resume' | 'cancel', change: string, reason = '', by: Person = 'ana') => world.command(by, { type, change, reason }),
-    retry: (change: string, machine: string, by: Person = 'ana') => world.command(by, { type: 'retry', change, machine, reason: '' }),
-    skip: (change: string, machine: string, reason = 'later', by: Person = 'ana') => world.command(by, { type: 'skip', change, machine, reason }),
+    steer: (type: 'pause' | 'resume' | 'cancel', change: string, reason = '', by: Person = 'ana') =>
+      command(by, { type, change, reason }),
+    retry: (change: string, machine: string, by: Person = 'ana') =>
+      command(by, { type: 'retry', change, machine, reason: '' }),
+    skip: (change: string, machine: string, reason = 'later', by: Person = 'ana') =>
+      command(by, { type: 'skip', change, machine, reason }),
     resolve: (change: string, machine: string, as: 'succeeded' | 'failed', reason = 'looked', by: Person = 'ana') =>
-      world.command(by, { type: 'resolve', change, machine, as, reason }),
-    project: (change: string): Project => must(store().get('projects', must(store().get('changes', change)).project)),
-    targets: (change: string): readonly Target[] => store().list('targets', `${world.project(change).id}/`),
-    target: (change: string, name: string): Target => must(world.targets(change).find((target) => target.name === name)),
-    orders: (change: string): readonly Order[] => store().orders({ project: world.project(change).id }),
-    rowsOf: (change: string): ProjectRows => {
-      const project = world.project(change)
-      return { project, targets: world.targets(change), bags: store().list('bags', `${project.id}/`) }
-    },
-    /** As data; throws when it is not what the schema says. */
-    json: (change: string): Status => v.parse(statusSchema, statusOf(world.rowsOf(change), settings.instance)),
-    text: (change: string): string => renderStatus(world.json(change), driver().now()),
-    /** `state: name state, name state`, for short checks. */
-    brief: (change: string): string => {
-      const status = world.json(change)
-      const stop = status.stop === null ? '' : ` ${status.stop.kind} ${status.stop.code}`
-      return `${status.state}${stop}: ${world.targets(change).map((target) => `${target.name} ${target.state}`).join(', ')}`
-    },
-    enrol: async (name: string, label: Label = {}, replace = false): Promise<Reply> => {
-      const tokenHash = dice.hex(64)
-      const made = await world.command('cy', { type: 'enrolNew', name, tokenHash, ttlMs: 3_600_000, replace })
-      if (!made.ok) return made
-      const reply = await submit(SMITH, { type: 'enrol', tokenHash, publicKey: 'AAAA', facts: factsOf(label), address: '10.9.9.9' })
-      await settle()
-      if (reply.ok) agents.set(name, createAgent(world, name, must(reply.value?.machine), label, dice.hex))
-      return reply
-    },
-    /** The coordinator ends without a word and begins again from its disk; nobody is connected. */
-    restart: async () => {
-      life.number += 1
-      crashMemoryDisk(disk)
-      await start()
-    },
+      command(by, { type: 'resolve', change, machine, as, reason }),
   }
-  for (const name of options.machines ?? []) {
-    await world.enrol(name, options.labels?.[name])
-    if (options.offline?.includes(name) !== true) await world.agent(name).connect()
-  }
-  rows.length = 0
-  return world
 }
 
 /** What the provider says, how late, and whether it says anything. */
@@ -294,7 +327,10 @@ function answered(outcome: ReturnType<typeof localStep>, provider: Provider): Re
     if (send.to !== 'core' || send.event.type !== 'permission' || send.event.ask === null) return send
     const { project, ask } = send.event
     const permission = provider.answer(send.event.permission)
-    const event: Event = permission === null ? { type: 'providerFailed', project, ask, reason: 'no route to the provider' } : { ...send.event, permission }
+    const event: Event =
+      permission === null
+        ? { type: 'providerFailed', project, ask, reason: 'no route to the provider' }
+        : { ...send.event, permission }
     return { ...send, event }
   })
   return { ...outcome, sends }
@@ -305,100 +341,15 @@ async function seed(disk: ReturnType<typeof createMemoryDisk>, options: WorldOpt
   const store = openMemoryStore(disk)
   const row: FeedRow = { rev: 1, at: START, actor: 'smith', facts: [] }
   const instance: Instance = { frozen: null, fence: 0, change: 0, task: 0, ...options.instance }
-  await store.commit({ rev: 1, at: START, actor: 'smith', row, writes: [{ table: 'instance', key: 'instance', row: instance, live: true }], logs: [] })
+  await store.commit({
+    rev: 1,
+    at: START,
+    actor: 'smith',
+    row,
+    writes: [{ table: 'instance', key: 'instance', row: instance, live: true }],
+    logs: [],
+  })
   store.close()
-}
-
-function factsOf(label: Label) {
-  return { agentVersion: '0.1.0', os: 'Debian 12', arch: 'amd64', kernel: '6.1', apt: '2.6.1', cluster: label.cluster ?? null, region: label.region ?? null, rebootPending: false }
-}
-
-function createAgent(world: Pick<World, 'submit' | 'settle' | 'time'>, name: string, id: string, label: Label, hex: (digits: number) => string): Agent {
-  let session = ''
-  let counter = 0
-  const sent = new Map<string, number>()
-  const actor: Actor = { kind: 'machine', id, name }
-  const record = async (fields: readonly Record<string, unknown>[]): Promise<Reply> => {
-    const { order } = agent.grant()
-    const from = (sent.get(order) ?? 0) + 1
-    sent.set(order, from + fields.length - 1)
-    return agent.say({ t: 'records', order, records: fields.map((one, index) => ({ n: from + index, at: world.time.now(), ...one }) as RunRecord) })
-  }
-  const agent: Agent = {
-    name,
-    id: () => id,
-    plan: planOf('2.0', label.builds === undefined ? {} : { build: label.builds[0] ?? 'prod' }),
-    evidence: { releases: [], downloadBytes: 1, installedBytesDelta: 1, madeAt: START },
-    warnings: [],
-    plansBySelf: true,
-    orders: [],
-    fence: 0,
-    impediment: null,
-    got: [],
-    grants: () => agent.got.flatMap((send) => ('grant' in send ? [send.grant] : [])),
-    grant: () => must(agent.grants().at(-1), `a grant of ${name}`),
-    revokes: () => agent.got.flatMap((send) => ('frame' in send && send.frame.t === 'revoke' ? [send.frame.order] : [])),
-    queries: () => agent.got.flatMap((send) => ('frame' in send && send.frame.t === 'plan' ? [send.frame] : [])),
-    connect: async (fields = {}) => {
-      session = hex(32)
-      counter = fields.counter ?? counter + 1
-      const hello: Extract<AgentFrame, { t: 'hello' }> = {
-        t: 'hello',
-        name,
-        facts: factsOf(label),
-        bootId: 'b0',
-        incarnation: hex(32),
-        fence: agent.fence,
-        at: world.time.now(),
-        builds: [...(label.builds ?? ['prod'])],
-        template: label.template ?? false,
-        impediment: agent.impediment,
-        orders: [...agent.orders],
-      }
-      const address = fields.address ?? label.address ?? '10.0.0.1'
-      const reply = await world.submit(actor, { type: 'sessionOpened', machine: id, session, address, counter, hello })
-      await world.settle()
-      return reply
-    },
-    cut: async () => {
-      await world.submit(SMITH, { type: 'sessionClosed', machine: id, session, reason: 'cut' })
-      await world.settle()
-    },
-    say: async (news) => {
-      const reply = await world.submit(actor, { type: 'agentNews', machine: id, session, news })
-      // Called by the world itself too, which settles.
-      await new Promise((resolve) => setImmediate(resolve))
-      return reply
-    },
-    record: (fields) => record([fields]),
-    steps: (...steps) => record(steps.map((step) => ({ type: 'step', step }))),
-    result: async (outcome, fields = {}) => {
-      const cause = outcome === 'failed' || outcome === 'unknown' ? 'maintainer-script' : null
-      const reply = await record([
-        { type: 'result', outcome, cause, step: 'verify', message: outcome === 'failed' ? 'the script of hello failed' : outcome, evidence: [], advice: [], latched: outcome !== 'void', rebootPending: false, installed: [], outputBytes: 0, outputSha256: '0'.repeat(64), ...fields },
-      ])
-      await world.settle()
-      return reply
-    },
-    succeed: async () => {
-      await agent.steps(...ORDER_STEPS, 'post-checks', 'verify')
-      await agent.result('succeeded')
-    },
-    fail: async (fields) => {
-      await agent.steps(...ORDER_STEPS)
-      await agent.result('failed', { step: 'install', ...fields })
-    },
-    inHand: (evidence, order = agent.grant().order) => {
-      agent.orders = [...agent.orders.filter((one) => one.order !== order), { order, fence: agent.grants().find((one) => one.order === order)?.fence ?? 0, evidence, upTo: sent.get(order) ?? 0 }]
-      agent.fence = Math.max(agent.fence, ...agent.orders.map((one) => one.fence))
-    },
-  }
-  return agent
-}
-
-export function must<T>(value: T | undefined, what = 'what the test needs'): T {
-  if (value === undefined) throw new Error(`there is no ${what}`)
-  return value
 }
 
 /** The refusals of a reply; none when it was granted. */

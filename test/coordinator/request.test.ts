@@ -4,14 +4,20 @@ import t from 'tap'
 import * as v from 'valibot'
 import { type Refusal, refusalSchema } from '../../protocol/errors.ts'
 import { machineWord, normalAddress, parseRequest } from '../../coordinator/domain/request.ts'
-import { requestQueryPrefix } from '../../coordinator/domain/planning.ts'
-import { previewOf } from '../../coordinator/domain/preview.ts'
 import { findMachines } from '../../coordinator/domain/selection.ts'
 import { createTools } from '../../coordinator/pattern.ts'
-import { EMPTY_PLAN, SETTINGS, createWorld, must, planOf, refusalsIn } from './harness.ts'
+import { EMPTY_PLAN, SETTINGS, createWorld, must, refusalsIn } from './harness.ts'
 
 const W = 'prod-dal10-carrier3-worker'
-const FLEET = [`${W}-1`, `${W}-2`, `${W}-10`, 'prod-dal10-carrier3-master-1', 'prod-dal10-carrier4-worker-1', 'prod-syd05-carrier1-worker-1005', 'db.lon.example.org']
+const FLEET = [
+  `${W}-1`,
+  `${W}-2`,
+  `${W}-10`,
+  'prod-dal10-carrier3-master-1',
+  'prod-dal10-carrier4-worker-1',
+  'prod-syd05-carrier1-worker-1005',
+  'db.lon.example.org',
+]
 
 /** The word of the line that a refusal points at; `$` is the end of the line. */
 function pointed(text: string, refusal: Refusal): string | null {
@@ -21,7 +27,9 @@ function pointed(text: string, refusal: Refusal): string | null {
 
 const wordKind = (text: string) => {
   const word = machineWord({ text, start: 0, end: text.length })
-  return word === null ? null : `${word.kind} ${word.kind === 'name' ? word.name : word.kind === 'address' ? word.address : word.source}`
+  return word === null
+    ? null
+    : `${word.kind} ${word.kind === 'name' ? word.name : word.kind === 'address' ? word.address : word.source}`
 }
 
 t.test('[REQ-1] a word is a name, an address or a pattern by what stands in it', async (t) => {
@@ -67,12 +75,20 @@ t.test('[REQ-1] addresses that are the same are compared as the same', async (t)
 })
 
 t.test('[REQ-2] a line that is understood is understood in any order and case of its keys', async (t) => {
-  for (const text of ['prod machines: a b outage:0', 'smith-patch prod outage:0 machines: a b', 'prod MACHINES:a b Outage: 0', '  prod\tmachines:\n a  b outage:00 ']) {
+  for (const text of [
+    'prod machines: a b outage:0',
+    'smith-patch prod outage:0 machines: a b',
+    'prod MACHINES:a b Outage: 0',
+    '  prod\tmachines:\n a  b outage:00 ',
+  ]) {
     const outcome = parseRequest(text)
     t.ok(outcome.ok, text)
     if (!outcome.ok) continue
     t.equal(outcome.parsed.build, 'prod')
-    t.strictSame(outcome.parsed.machines.map((word) => word.word.text), ['a', 'b'])
+    t.strictSame(
+      outcome.parsed.machines.map((word) => word.word.text),
+      ['a', 'b'],
+    )
     t.equal(outcome.parsed.outageMinutes, 0)
     t.strictSame([outcome.parsed.offline, outcome.parsed.busy], ['refuse', 'refuse'])
   }
@@ -113,8 +129,14 @@ t.test('[REQ-3] each thing that is not understood is refused with a caret under 
       t.fail(`${text} was understood`)
       continue
     }
-    t.ok(outcome.refusals.some((one) => one.kind === kind && pointed(text, one) === where), `${text}: ${JSON.stringify(outcome.refusals)}`)
-    t.ok(outcome.refusals.every((one) => one.remedy !== '' && one.position !== undefined), `${text}: every reason has its place and a remedy`)
+    t.ok(
+      outcome.refusals.some((one) => one.kind === kind && pointed(text, one) === where),
+      `${text}: ${JSON.stringify(outcome.refusals)}`,
+    )
+    t.ok(
+      outcome.refusals.every((one) => one.remedy !== '' && one.position !== undefined),
+      `${text}: every reason has its place and a remedy`,
+    )
   }
   const near = parseRequest('prod machines: a outage:0 ofline:skip')
   t.ok(!near.ok && near.refusals[0]?.remedy === 'did you mean offline: ?')
@@ -125,7 +147,15 @@ t.test('[REQ-4] every reason is named at once, those of the line and those of th
   const text = `725 machines: ${W}-1 ${W}-3 nosuch-* prod-syd05-carrier1-worker-1005 outage:soon outage:0 whe:now`
   const refusals = await world.refusalsOf(text)
   const kinds = refusals.map((one) => one.kind)
-  for (const kind of ['bad-value', 'duplicate-key', 'unknown-key', 'unknown-machine', 'no-match', 'unknown-build', 'several-regions'] as const) {
+  for (const kind of [
+    'bad-value',
+    'duplicate-key',
+    'unknown-key',
+    'unknown-machine',
+    'no-match',
+    'unknown-build',
+    'several-regions',
+  ] as const) {
     t.ok(kinds.includes(kind), kind)
   }
   t.equal(kinds.filter((kind) => kind === 'unknown-build').length, 2, 'each machine that does not know the build')
@@ -158,7 +188,9 @@ t.test('[REQ-6] matches stand in natural order, a list as written, and a machine
   t.strictSame(await orderOf(`/${W}-(1|2)/`), [`${W}-1`, `${W}-2`])
   t.strictSame(await orderOf(`${W}-? except: ${W}-2`), [`${W}-1`])
   t.strictSame(await orderOf(`${W}-* except: ${W}-1? prod-dal10-carrier4-*`), [`${W}-1`, `${W}-2`])
-  t.match(await world.refusalsOf(`prod machines: ${W}-1 except: ${W}-* outage:0`), [{ kind: 'no-match', message: /except: takes out every machine/ }])
+  t.match(await world.refusalsOf(`prod machines: ${W}-1 except: ${W}-* outage:0`), [
+    { kind: 'no-match', message: /except: takes out every machine/ },
+  ])
 })
 
 t.test('[REQ-6] a pattern is anchored, and . and - of a name are plain', async (t) => {
@@ -166,31 +198,61 @@ t.test('[REQ-6] a pattern is anchored, and . and - of a name are plain', async (
   const change = await world.ask('prod machines: db.lon.example.* outage:0').catch((error: Error) => error.message)
   t.match(change, /^CHG/)
   t.equal(world.targets(change).length, 2, 'a . before a * makes a regular expression, in which . is any character')
-  t.strictSame((await world.request('prod machines: db.lon.exampl?.org outage:0', { preview: true })).refusals.map((one) => one.kind), ['machine-busy'], 'a glob matches its dots only')
+  t.strictSame(
+    (await world.request('prod machines: db.lon.exampl?.org outage:0', { preview: true })).refusals.map(
+      (one) => one.kind,
+    ),
+    ['machine-busy'],
+    'a glob matches its dots only',
+  )
   const other = await world.ask('prod machines: /web-lon-1/ outage:0')
-  t.strictSame(world.targets(other).map((target) => target.name), ['web-lon-1'])
+  t.strictSame(
+    world.targets(other).map((target) => target.name),
+    ['web-lon-1'],
+  )
 })
 
 t.test('[REQ-7] an address is that of the connection, never what a machine says', async (t) => {
   const world = await createWorld({
     machines: FLEET,
-    labels: { [`${W}-1`]: { address: '10.77.0.12' }, [`${W}-2`]: { address: '::ffff:10.77.0.13' }, [`${W}-10`]: { address: '2001:db8::10' }, 'db.lon.example.org': { address: '10.77.0.99' }, 'prod-dal10-carrier4-worker-1': { address: '10.77.0.99' } },
+    labels: {
+      [`${W}-1`]: { address: '10.77.0.12' },
+      [`${W}-2`]: { address: '::ffff:10.77.0.13' },
+      [`${W}-10`]: { address: '2001:db8::10' },
+      'db.lon.example.org': { address: '10.77.0.99' },
+      'prod-dal10-carrier4-worker-1': { address: '10.77.0.99' },
+    },
   })
   const change = await world.ask('prod machines: 10.77.0.12 10.77.0.13 2001:0DB8:0::10 outage:0')
-  t.strictSame(world.targets(change).map((target) => target.name), [`${W}-1`, `${W}-2`, `${W}-10`])
+  t.strictSame(
+    world.targets(change).map((target) => target.name),
+    [`${W}-1`, `${W}-2`, `${W}-10`],
+  )
   const text = 'prod machines: 10.77.0.14 10.77.0.99 outage:0'
   const refusals = await world.refusalsOf(text)
   t.match(refusals, [
     { kind: 'unknown-machine', message: 'no agent is connected from 10.77.0.14' },
-    { kind: 'bad-value', message: '10.77.0.99 is the address of 2 agents: db.lon.example.org, prod-dal10-carrier4-worker-1' },
+    {
+      kind: 'bad-value',
+      message: '10.77.0.99 is the address of 2 agents: db.lon.example.org, prod-dal10-carrier4-worker-1',
+    },
   ])
-  t.strictSame(refusals.map((one) => pointed(text, one)), ['10.77.0.14', '10.77.0.99'])
+  t.strictSame(
+    refusals.map((one) => pointed(text, one)),
+    ['10.77.0.14', '10.77.0.99'],
+  )
 })
 
 t.test('[REQ-8] machines of several regions are refused, listed by region', async (t) => {
-  const world = await createWorld({ machines: [...FLEET, 'prod-fra02-web-1'], labels: { [`${W}-2`]: { region: 'moon' } } })
+  const world = await createWorld({
+    machines: [...FLEET, 'prod-fra02-web-1'],
+    labels: { [`${W}-2`]: { region: 'moon' } },
+  })
   t.match(await world.refusalsOf('prod machines: prod-* outage:0'), [
-    { kind: 'several-regions', message: `the machines lie in 4 regions: ap-south: prod-syd05-carrier1-worker-1005; moon: ${W}-2; no-region: prod-fra02-web-1; us-south: prod-dal10-carrier3-master-1, ${W}-1, ${W}-10, prod-dal10-carrier4-worker-1` },
+    {
+      kind: 'several-regions',
+      message: `the machines lie in 4 regions: ap-south: prod-syd05-carrier1-worker-1005; moon: ${W}-2; no-region: prod-fra02-web-1; us-south: prod-dal10-carrier3-master-1, ${W}-1, ${W}-10, prod-dal10-carrier4-worker-1`,
+    },
   ])
 })
 
@@ -198,16 +260,38 @@ t.test('[REQ-9] a machine that can not be patched refuses the request, with its 
   const world = await createWorld({ machines: FLEET, offline: [`${W}-2`] })
   const change = await world.ask(`prod machines: ${W}-10 outage:0`)
   const sick = world.agent(`${W}-1`)
-  sick.impediment = { kind: 'cannot-plan', message: '/etc/apt/preferences is not readable', remedy: 'chmod a+r /etc/apt/preferences' }
+  sick.impediment = {
+    kind: 'cannot-plan',
+    message: '/etc/apt/preferences is not readable',
+    remedy: 'chmod a+r /etc/apt/preferences',
+  }
   await sick.connect()
-  world.agent('prod-dal10-carrier3-master-1').plan = { kind: 'cannot-plan', message: 'the archive does not answer', remedy: 'look at it' }
+  world.agent('prod-dal10-carrier3-master-1').plan = {
+    kind: 'cannot-plan',
+    message: 'the archive does not answer',
+    remedy: 'look at it',
+  }
   t.match(await world.refusalsOf(`prod machines: ${W}-* outage:0`), [
-    { kind: 'cannot-plan', subject: `${W}-1`, message: `${W}-1 can't plan: /etc/apt/preferences is not readable`, remedy: 'chmod a+r /etc/apt/preferences' },
+    {
+      kind: 'cannot-plan',
+      subject: `${W}-1`,
+      message: `${W}-1 can't plan: /etc/apt/preferences is not readable`,
+      remedy: 'chmod a+r /etc/apt/preferences',
+    },
     { kind: 'machine-offline', subject: `${W}-2` },
-    { kind: 'machine-busy', subject: `${W}-10`, message: `${W}-10 is in the open project ${change}`, remedy: new RegExp(`smith status ${change}`) },
+    {
+      kind: 'machine-busy',
+      subject: `${W}-10`,
+      message: `${W}-10 is in the open project ${change}`,
+      remedy: new RegExp(`smith status ${change}`),
+    },
   ])
-  t.match(await world.refusalsOf('prod machines: prod-dal10-carrier3-master-1 outage:0'), [{ kind: 'cannot-plan', message: 'prod-dal10-carrier3-master-1: the archive does not answer' }])
-  t.match(await world.refusalsOf('999 machines: prod-dal10-carrier4-worker-1 outage:0'), [{ kind: 'unknown-build', remedy: /it knows: prod; add \/etc\/smith\/repos\/999\.sources/ }])
+  t.match(await world.refusalsOf('prod machines: prod-dal10-carrier3-master-1 outage:0'), [
+    { kind: 'cannot-plan', message: 'prod-dal10-carrier3-master-1: the archive does not answer' },
+  ])
+  t.match(await world.refusalsOf('999 machines: prod-dal10-carrier4-worker-1 outage:0'), [
+    { kind: 'unknown-build', remedy: /it knows: prod; add \/etc\/smith\/repos\/999\.sources/ },
+  ])
 })
 
 t.test('[REQ-9] the remedy for a machine whose change is not raised yet names no change', async (t) => {
@@ -219,206 +303,56 @@ t.test('[REQ-9] the remedy for a machine whose change is not raised yet names no
   t.notMatch(refusal?.remedy, /smith status a change/)
 })
 
-t.test('[REQ-10] matched machines that can not be patched are skipped where the request says so, named ones never', async (t) => {
-  const world = await createWorld({ machines: FLEET, offline: [`${W}-1`] })
-  const first = await world.ask(`prod machines: ${W}-2 outage:0`)
-  const change = await world.ask(`prod machines: prod-dal10-* outage:0 offline:skip busy:skip`)
-  t.strictSame(
-    world.targets(change).map((target) => [target.name, target.state, target.reason]),
-    [
-      ['prod-dal10-carrier3-master-1', 'planned', null],
-      [`${W}-1`, 'skipped', `${W}-1 has no live agent`],
-      [`${W}-2`, 'skipped', `${W}-2 is in the open project ${first}`],
-      [`${W}-10`, 'planned', null],
-      ['prod-dal10-carrier4-worker-1', 'planned', null],
-    ],
-    'a skipped machine stands on the change in its place',
-  )
-  t.match(world.json(change).totals, { skipped: 2, unstarted: 3 })
-  await world.steer('cancel', change)
-  const named = `prod machines: ${W}-1 ${W}-2 outage:0 offline:skip busy:skip`
-  t.strictSame((await world.refusalsOf(named)).map((one) => one.kind), ['machine-offline', 'machine-busy'])
-  const both = `prod machines: prod-dal10-* ${W}-1 outage:0 offline:skip busy:skip`
-  t.strictSame((await world.refusalsOf(both)).map((one) => one.kind), ['machine-offline'], 'a machine that is named as well as matched is named')
-  t.match(await world.refusalsOf(`prod machines: ${W}-[12] outage:0 offline:skip busy:skip`), [{ kind: 'no-match', message: /every machine that matches would be skipped/ }])
-  t.strictSame((await world.refusalsOf(`prod machines: ${W}-[12] outage:0 offline:skip`)).map((one) => one.kind), ['machine-busy'])
-})
-
-t.test('[REQ-10] a machine that can not plan after all is skipped or refuses, by the same rule', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  world.agent(`${W}-1`).plan = { kind: 'cannot-plan', message: 'no route to the archive', remedy: 'look' }
-  t.match(await world.refusalsOf(`prod machines: ${W}-* outage:0`), [{ kind: 'cannot-plan', subject: `${W}-1` }])
-  const change = await world.ask(`prod machines: ${W}-* outage:0 offline:skip`)
-  t.equal(world.brief(change), `pending: ${W}-1 skipped, ${W}-2 planned, ${W}-10 planned`)
-})
-
-t.test('[REQ-11] the same key is the same request; another line under it is refused', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  const text = `prod machines: ${W}-1 outage:0`
-  const key = 'c'.repeat(32)
-  const first = await world.request(text, { key })
-  const again = await world.request(text, { key })
-  t.equal(must(again.request ?? undefined).id, must(first.request ?? undefined).id)
-  t.equal(world.store().projects({ limit: 9 }).length, 1)
-  t.equal(world.driver().view.size('requestKeys'), 0, 'the key of an ended request is on disk only')
-  t.match((await world.request(`prod machines: ${W}-2 outage:0`, { key })).refusals, [{ kind: 'conflict' }])
-  t.match((await world.request(text, { key, by: 'cy' })).refusals, [{ kind: 'conflict' }], 'nor is it another person\'s')
-  await world.restart()
-  t.equal(must((await world.request(text, { key })).request ?? undefined).id, must(first.request ?? undefined).id)
-})
-
-t.test('[REQ-12] two requests that plan on one machine at once: the later is refused, naming the change', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  const agent = world.agent(`${W}-1`)
-  agent.plansBySelf = false
-  const [one, two] = [await world.request(`prod machines: ${W}-1 outage:0`), await world.request(`prod machines: ${W}-1 outage:5`)]
-  const [first, second] = agent.queries()
-  t.not(must(first).query, must(second).query)
-  await agent.say({ t: 'planned', query: must(second).query, plan: planOf('2.0'), evidence: agent.evidence, warnings: [] })
-  await agent.say({ t: 'planned', query: must(first).query, plan: planOf('2.0'), evidence: agent.evidence, warnings: [] })
-  await world.settle()
-  t.match(world.store().get('requests', must(two.request ?? undefined).id), { state: 'raised', change: 'CHG0000001' })
-  t.match(world.store().get('requests', must(one.request ?? undefined).id), { state: 'refused', refusals: [{ kind: 'machine-busy', message: /CHG0000001/ }] })
-})
-
-t.test('[REQ-13] prod becomes the numbered build that the machines planned, and several are refused', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  for (const name of [`${W}-1`, `${W}-2`]) world.agent(name).plan = planOf('2.0', { build: '725' })
-  const change = await world.ask(`prod machines: ${W}-1 ${W}-2 outage:0`)
-  t.equal(world.project(change).build, '725')
-  await world.steer('cancel', change)
-  t.match(await world.refusalsOf(`prod machines: ${W}-1 ${W}-10 outage:0`), [{ kind: 'unknown-build', message: 'prod means several builds on these machines: 725, prod' }])
-})
-
-t.test('[REQ-14] a machine that is out of reach while it plans refuses the request when its time is over', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  for (const name of [`${W}-1`, `${W}-2`]) world.agent(name).plansBySelf = false
-  const { request } = await world.request(`prod machines: ${W}-1 ${W}-2 outage:0`)
-  await world.agent(`${W}-1`).cut()
-  await world.later(61_000)
-  t.match(world.store().get('requests', must(request ?? undefined).id), {
-    state: 'refused',
-    refusals: [
-      { kind: 'machine-offline', message: `${W}-1 went away while it was planning` },
-      { kind: 'cannot-plan', message: `${W}-2 did not plan within 60 s` },
-    ],
-  })
-})
-
-t.test('[REQ-14] a machine that connects again while it plans is asked again at once', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  const agent = world.agent(`${W}-1`)
-  agent.plansBySelf = false
-  await world.request(`prod machines: ${W}-1 outage:0`)
-  agent.plansBySelf = true
-  await agent.connect()
-  t.equal(world.brief('CHG0000001'), `pending: ${W}-1 planned`)
-})
-
-t.test('[REQ-14] planning survives a restart: what was asked is asked again', async (t) => {
-  const world = await createWorld({ machines: FLEET, limits: { plansInParallelMax: 1 } })
-  const names = [`${W}-1`, `${W}-2`]
-  for (const name of names) world.agent(name).plansBySelf = false
-  await world.request(`prod machines: ${names.join(' ')} outage:0`)
-  t.strictSame(names.map((name) => world.agent(name).queries().length), [1, 0], 'no more plan at once than may')
-  await world.restart()
-  for (const name of names) {
-    world.agent(name).plansBySelf = true
-    await world.agent(name).connect()
-  }
-  t.equal(world.brief('CHG0000001'), `pending: ${W}-1 planned, ${W}-2 planned`)
-})
-
-t.test('[REQ-15] a preview records no project and takes no machine', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  const { request } = await world.request(`prod machines: ${W}-* outage:0`, { by: 'vi', preview: true })
-  t.match(request, { state: 'previewed', build: 'prod', total: 3 })
-  t.strictSame(world.store().projects({ limit: 9 }), [])
-  t.match(await world.ask(`prod machines: ${W}-* outage:0`), /^CHG/)
-})
-
-t.test('[REQ-15] a preview shows the bags and the digest that the change will have', async (t) => {
-  const world = await createWorld({ machines: FLEET, offline: [`${W}-1`] })
-  const text = `prod machines: ${W}-* prod-dal10-carrier4-worker-1 prod-dal10-carrier3-master-1 outage:0 offline:skip`
-  const request = must((await world.request(text, { preview: true })).request ?? undefined)
-  const tools = createTools(SETTINGS, { bytes: (count) => new Uint8Array(count) })
-  const shown = must(previewOf(world.driver().view, request, world.store().list('queries', requestQueryPrefix(request.id)), tools))
-  const change = await world.ask(text)
-  t.equal(shown.digest, world.project(change).digest)
-  const bags = world.rowsOf(change).bags
-  t.strictSame(
-    shown.machines.map((one) => [one.name, one.bag]),
-    world.targets(change).filter((target) => target.state === 'planned').map((target) => [target.name, bags[target.bag]?.name]),
-  )
-})
-
-t.test('[REQ-16] a request has a bound of machines', async (t) => {
-  const world = await createWorld({ machines: FLEET, limits: { machinesPerRequestMax: 2 } })
-  t.match(await world.refusalsOf(`prod machines: ${W}-* outage:0`), [{ kind: 'too-many', message: '3 machines are more than one request may have (2)' }])
-})
-
-t.test('[REQ-17] long lines stay within what a journal row may hold', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  const text = `prod machines: ${`${W}-1 `.repeat(400)} outage:0`
-  t.match(await world.ask(text), /^CHG/)
-  const long = `prod machines: ${W}-(${'1|'.repeat(460)}2) outage:0`
-  const change = await world.ask(long.replace('-(1|', '-(2|').replaceAll('1|', '2|'))
-  t.ok(world.text(change).length < 1000)
-  t.match(await world.refusalsOf(`prod machines: ${'x'.repeat(9000)} ${'y,'.repeat(5000)} ${'/('.repeat(4000)} outage:${'9'.repeat(9000)}`), [{}, {}, {}])
-  const { feedRowSchema } = await import('../../protocol/feed.ts')
-  for (const row of world.rows) t.ok(v.is(feedRowSchema, row), `row ${row.rev} is what the feed may carry`)
-})
-
-t.test('[REQ-18] phases and bags follow the order of their first mention', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  const change = await world.ask(`prod machines: prod-dal10-carrier4-worker-1 ${W}-2 prod-dal10-carrier3-master-1 ${W}-1 outage:0`)
-  const [phase] = world.json(change).phases
-  t.strictSame(must(phase).bags.map((bag) => [bag.name, bag.task, bag.machines.map((machine) => machine.name)]), [
-    ['prod-dal10-carrier4-worker-1', 'CTASK0000001', ['prod-dal10-carrier4-worker-1']],
-    ['prod-dal10-carrier3', 'CTASK0000002', [`${W}-2`, 'prod-dal10-carrier3-master-1', `${W}-1`]],
-  ])
-  t.equal(must(phase).name, 'prod-dal10-carrier4-worker-1, prod-dal10-carrier3')
-})
-
-t.test('[PRJ-1] a cluster is the label, else the configured pattern, else the name without role and number, else the machine', async (t) => {
-  const machines = [`${W}-1`, 'prod-dal10-carrier9-worker-2', 'rack7dal-a', 'rack7dal-b', 'dal.example.org']
-  const world = await createWorld({ machines, labels: { 'prod-dal10-carrier9-worker-2': { cluster: 'prod-dal10-carrier3' } }, clusters: [{ pattern: '^(rack[0-9]+)' }] })
-  const change = await world.ask(`prod machines: ${machines.join(' ')} outage:0`)
-  t.strictSame(world.targets(change).map((target) => target.cluster), ['prod-dal10-carrier3', 'prod-dal10-carrier3', 'rack7', 'rack7', 'dal.example.org'])
-})
-
-t.test('[PRJ-2] the digest is of the plans in their order, skipped machines left out', async (t) => {
-  const digest = async (words: string, version = '2.0') => {
-    const world = await createWorld({ machines: FLEET, offline: [`${W}-10`] })
-    world.agent(`${W}-2`).plan = planOf(version)
-    return world.project(await world.ask(`prod machines: ${words} outage:0 offline:skip`)).digest
-  }
-  const base = await digest(`${W}-1 ${W}-2`)
-  t.equal(await digest(`${W}-1 ${W}-2`), base)
-  t.not(await digest(`${W}-2 ${W}-1`), base)
-  t.not(await digest(`${W}-1 ${W}-2`, '2.1'), base)
-  t.equal(await digest(`${W}-*`), base)
-})
-
 t.test('[REQ-19] lists of machines take one name, address or pattern', async (t) => {
   const world = await createWorld({ machines: FLEET })
   const tools = createTools(SETTINGS, { bytes: (count) => new Uint8Array(count) })
   const found = (text: string) => findMachines(world.driver().view, text, tools)
-  t.strictSame(found(`${W}-?`).machines.map((one) => one.name), [`${W}-1`, `${W}-2`])
+  t.strictSame(
+    found(`${W}-?`).machines.map((one) => one.name),
+    [`${W}-1`, `${W}-2`],
+  )
   t.match(found('a,b'), { machines: [], refusals: [{ kind: 'bad-value' }] })
-  t.match(found('['), { machines: [], refusals: [{ kind: 'bad-value', message: /no regular expression/, position: { start: 0, end: 1 } }] })
+  t.match(found('['), {
+    machines: [],
+    refusals: [{ kind: 'bad-value', message: /no regular expression/, position: { start: 0, end: 1 } }],
+  })
 })
 
-t.test('[REQ-20] a person without the role may not ask, and a machine with nothing to do is no reason to refuse', async (t) => {
-  const world = await createWorld({ machines: FLEET })
-  t.match((await world.request(`prod machines: ${W}-1 outage:0`, { by: 'vi' })).refusals, [{ kind: 'not-allowed', remedy: /requester or admin/ }])
-  world.agent(`${W}-1`).plan = EMPTY_PLAN
-  t.match(await world.ask(`prod machines: ${W}-1 outage:0`), /^CHG/)
-  t.strictSame(refusalsIn({ ok: true }), [])
-})
+t.test(
+  '[REQ-20] a person without the role may not ask, and a machine with nothing to do is no reason to refuse',
+  async (t) => {
+    const world = await createWorld({ machines: FLEET })
+    t.match((await world.request(`prod machines: ${W}-1 outage:0`, { by: 'vi' })).refusals, [
+      { kind: 'not-allowed', remedy: /requester or admin/ },
+    ])
+    world.agent(`${W}-1`).plan = EMPTY_PLAN
+    t.match(await world.ask(`prod machines: ${W}-1 outage:0`), /^CHG/)
+    t.strictSame(refusalsIn({ ok: true }), [])
+  },
+)
 
 const anyWord = fc.oneof(
-  fc.constantFrom('prod', '725', 'machines:', 'outage:0', 'outage:', 'offline:skip', 'busy:skip', 'except:', 'outage:x', 'machines:a', 'smith-patch', '::1', '10.0.0.1', '/a|b/', 'a*', '[', ':', '__proto__:', 'constructor:x'),
+  fc.constantFrom(
+    'prod',
+    '725',
+    'machines:',
+    'outage:0',
+    'outage:',
+    'offline:skip',
+    'busy:skip',
+    'except:',
+    'outage:x',
+    'machines:a',
+    'smith-patch',
+    '::1',
+    '10.0.0.1',
+    '/a|b/',
+    'a*',
+    '[',
+    ':',
+    '__proto__:',
+    'constructor:x',
+  ),
   fc.string({ maxLength: 12 }),
   fc.string({ unit: 'binary', maxLength: 8 }),
 )
@@ -428,12 +362,25 @@ t.test('[REQ-21] any text is either understood or refused with a place and a rem
   const check = (text: string) => {
     const outcome = parseRequest(text)
     if (outcome.ok) {
-      for (const word of outcome.parsed.machines) if (word.kind === 'pattern') tools.compilePattern(`^(?:${word.source})$`)
+      for (const word of outcome.parsed.machines)
+        if (word.kind === 'pattern') tools.compilePattern(`^(?:${word.source})$`)
       return outcome.parsed.machines.length > 0
     }
-    return outcome.refusals.length > 0 && outcome.refusals.every((one) => v.is(refusalSchema, one) && one.remedy !== '' && one.position !== undefined && one.position.start < one.position.end)
+    return (
+      outcome.refusals.length > 0 &&
+      outcome.refusals.every(
+        (one) =>
+          v.is(refusalSchema, one) &&
+          one.remedy !== '' &&
+          one.position !== undefined &&
+          one.position.start < one.position.end,
+      )
+    )
   }
   fc.assert(fc.property(fc.string({ unit: 'binary', maxLength: 200 }), check), { numRuns: 2000 })
-  fc.assert(fc.property(fc.array(anyWord, { maxLength: 12 }), (words) => check(words.join(' '))), { numRuns: 4000 })
+  fc.assert(
+    fc.property(fc.array(anyWord, { maxLength: 12 }), (words) => check(words.join(' '))),
+    { numRuns: 4000 },
+  )
   t.pass('no text was neither')
 })

@@ -28,7 +28,11 @@ TOTALS: Pass: 1, Failed NONE, Unstarted NONE
 
 t.test('[STA-1] the finished project of one machine, to the letter', async (t) => {
   const name = 'prod-syd05-carrier1-worker-1005'
-  const world = await createWorld({ machines: [name], labels: { [name]: { builds: ['725'] } }, instance: { change: 268_452, task: 348_811 } })
+  const world = await createWorld({
+    machines: [name],
+    labels: { [name]: { builds: ['725'] } },
+    instance: { change: 268_452, task: 348_811 },
+  })
   const change = await world.begin(`725 machines: ${name} outage:0`)
   await world.agent(name).succeed()
   t.equal(`${world.text(change)}\n`, DESIGN_EXAMPLE)
@@ -45,13 +49,16 @@ async function failedInTheMiddle(): Promise<{ world: World; change: string }> {
   return { world, change }
 }
 
-t.test('[STA-2] a failure stands under its bag with its reason and the command that lifts it', async (t) => {
+t.test('[STA-4] a failure stands under its bag with its reason and the command that lifts it', async (t) => {
   const { world, change } = await failedInTheMiddle()
   matchesGolden(t, 'failed', world.text(change))
-  t.match(world.json(change), { state: 'held', stop: { kind: 'hold', code: 'failed', lift: `smith retry ${change} ${W}-2`, machine: `${W}-2` } })
+  t.match(world.json(change), {
+    state: 'held',
+    stop: { kind: 'hold', code: 'failed', lift: `smith retry ${change} ${W}-2`, machine: `${W}-2` },
+  })
 })
 
-t.test('[STA-2] a failure that was skipped, and the next machine at work', async (t) => {
+t.test('[STA-4] a failure that was skipped, and the next machine at work', async (t) => {
   const { world, change } = await failedInTheMiddle()
   await world.skip(change, `${W}-2`, 'it is replaced next week')
   matchesGolden(t, 'skipped', world.text(change))
@@ -59,7 +66,7 @@ t.test('[STA-2] a failure that was skipped, and the next machine at work', async
   matchesGolden(t, 'skipped-complete', world.text(change))
 })
 
-t.test('[STA-2] a cancelled project says so, machine by machine', async (t) => {
+t.test('[STA-4] a cancelled project says so, machine by machine', async (t) => {
   const { world, change } = await failedInTheMiddle()
   await world.steer('cancel', change, 'wrong week')
   matchesGolden(t, 'cancelling', world.text(change))
@@ -68,12 +75,12 @@ t.test('[STA-2] a cancelled project says so, machine by machine', async (t) => {
   t.equal(world.json(change).state, 'cancelled')
 })
 
-t.test('[STA-3] before the approval nothing has begun', async (t) => {
+t.test('[STA-11] before the approval nothing has begun', async (t) => {
   const world = await createWorld({ machines: [...workers(2), 'prod-dal10-carrier4-worker-1'] })
   matchesGolden(t, 'pending', world.text(await world.ask('prod machines: prod-dal10-* outage:15')))
 })
 
-t.test('[STA-4] at most five names, then how many more', async (t) => {
+t.test('[STA-2] at most five names, then how many more', async (t) => {
   const world = await createWorld({ machines: workers(8) })
   const change = await world.ask(`prod machines: ${W}-* outage:0`)
   for (const name of workers(7)) world.agent(name).plan = planOf('2.1')
@@ -142,7 +149,13 @@ t.test('[STA-8] machines planning again are shown as a wait, and empty plans pas
   world.agent(`${W}-3`).plansBySelf = false
   await world.approve(change)
   matchesGolden(t, 'checking', world.text(change))
-  await world.agent(`${W}-3`).say({ t: 'planned', query: must(world.agent(`${W}-3`).queries().at(-1)).query, plan: planOf('2.0'), evidence: world.agent(`${W}-3`).evidence, warnings: [] })
+  await world.agent(`${W}-3`).say({
+    t: 'planned',
+    query: must(world.agent(`${W}-3`).queries().at(-1)).query,
+    plan: planOf('2.0'),
+    evidence: world.agent(`${W}-3`).evidence,
+    warnings: [],
+  })
   await world.settle()
   matchesGolden(t, 'passed-empty', world.text(change))
 })
@@ -154,10 +167,22 @@ t.test('[STA-9] what a machine says can not forge a line of the status', async (
   await agent.steps('claim')
   await agent.record({ type: 'progress', step: 'claim', percent: 1, label: 'x\n       Lift: rm -rf /' })
   const lines = world.text(change).split('\n').length
-  t.equal(world.text(change).split('\n').filter((line) => line.includes('rm -rf')).length, 1)
+  t.equal(
+    world
+      .text(change)
+      .split('\n')
+      .filter((line) => line.includes('rm -rf')).length,
+    1,
+  )
   await agent.result('failed', { message: 'line one\r\n       Lift: rm -rf /\u2028Lift: no\u0085' })
   t.equal(world.text(change).split('\n').length, lines + 1, 'Held and Lift in the place of Now')
-  t.equal(world.text(change).split(/[\n\r\u0085\u2028\u2029]/).filter((line) => /^\s*Lift:/.test(line)).length, 1)
+  t.equal(
+    world
+      .text(change)
+      .split(/[\n\r\u0085\u2028\u2029]/)
+      .filter((line) => /^\s*Lift:/.test(line)).length,
+    1,
+  )
 })
 
 t.test('[STA-10] a bag is running only while one of its machines is', async (t) => {
@@ -167,16 +192,24 @@ t.test('[STA-10] a bag is running only while one of its machines is', async (t) 
   world.agent('prod-dal10-carrier4-worker-1').plan = planOf('2.1')
   world.agent(`${W}-1`).plan = planOf('2.1')
   await world.approve(change)
-  t.strictSame(world.json(change).phases.flatMap((phase) => [phase.state, ...phase.bags.map((bag) => bag.state)]), ['held', 'held', 'pending'])
+  t.strictSame(
+    world.json(change).phases.flatMap((phase) => [phase.state, ...phase.bags.map((bag) => bag.state)]),
+    ['held', 'held', 'pending'],
+  )
 })
 
-t.test('[STA-11] the totals are those of the machines, in every state of a project', async (t) => {
+t.test('[STA-3] the totals are those of the machines, in every state of a project', async (t) => {
   const { world, change } = await failedInTheMiddle()
   const check = () => {
     const status = world.json(change)
-    const states = status.phases.flatMap((phase) => phase.bags.flatMap((bag) => bag.machines.map((machine) => machine.state)))
+    const states = status.phases.flatMap((phase) =>
+      phase.bags.flatMap((bag) => bag.machines.map((machine) => machine.state)),
+    )
     t.equal(status.totals.fail, states.filter((state) => state === 'failed').length)
-    t.equal(Object.values(status.totals).reduce((sum, count) => sum + count, 0), states.length)
+    t.equal(
+      Object.values(status.totals).reduce((sum, count) => sum + count, 0),
+      states.length,
+    )
   }
   check()
   await world.retry(change, `${W}-2`)
@@ -188,7 +221,13 @@ t.test('[STA-11] the totals are those of the machines, in every state of a proje
 })
 
 t.test('[STA-1] times read as people say them', async (t) => {
-  const table: readonly (readonly [number, string])[] = [[-5, '0s'], [42_900, '42s'], [192_000, '3m 12s'], [3_720_000, '1h 2m'], [183_600_000, '2d 3h']]
+  const table: readonly (readonly [number, string])[] = [
+    [-5, '0s'],
+    [42_900, '42s'],
+    [192_000, '3m 12s'],
+    [3_720_000, '1h 2m'],
+    [183_600_000, '2d 3h'],
+  ]
   for (const [ms, wanted] of table) t.equal(duration(ms), wanted)
   const { world, change } = await failedInTheMiddle()
   t.notMatch(renderStatus(world.json(change), world.driver().now()), /undefined|null|NaN/)

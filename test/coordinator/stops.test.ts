@@ -1,6 +1,6 @@
 /** Scenarios of what stops a project and what lifts it: unknown, cancel, pause, freeze, waits, restarts, strange agents. */
 import t from 'tap'
-import { createWorld, must, planOf, refusalsIn } from './harness.ts'
+import { createWorld, must, refusalsIn } from './harness.ts'
 
 const W = 'prod-dal10-carrier3-worker'
 const [W1, W2, W3] = [`${W}-1`, `${W}-2`, `${W}-3`]
@@ -19,7 +19,11 @@ t.test('[UNK-1] silence in a run makes it unknown, which blocks its lines and wh
   t.match(world.brief(change), new RegExp(`^running: ${W1} running`))
   await world.later(2000)
   t.match(world.brief(change), new RegExp(`^held hold unknown: ${W1} unknown, ${W2} offered`))
-  for (const reply of [await world.steer('resume', change), await world.retry(change, W1), await world.skip(change, W1)]) {
+  for (const reply of [
+    await world.steer('resume', change),
+    await world.retry(change, W1),
+    await world.skip(change, W1),
+  ]) {
     t.match(refusalsIn(reply), [{ kind: 'conflict', remedy: new RegExp(`smith resolve ${change} ${W1} --as`) }])
   }
   await world.later(7 * 86_400_000)
@@ -37,29 +41,34 @@ t.test('[UNK-2] the machine comes back and says by evidence how it is', async (t
   agent.inHand('latched')
   await agent.connect()
   t.match(world.brief(change), new RegExp(`^running: ${W1} running`))
-  t.match(refusalsIn(await world.resolve(change, W1, 'failed')), [{ kind: 'conflict', message: `${W1} is in reach and still at it`, remedy: /stop smith-agent/ }])
+  t.match(refusalsIn(await world.resolve(change, W1, 'failed')), [
+    { kind: 'conflict', message: `${W1} is in reach and still at it`, remedy: /stop smith-agent/ },
+  ])
   await agent.steps('replan', 'fetch', 'pre-checks', 'latch', 'install')
   await agent.result('succeeded')
   t.match(world.brief(change), new RegExp(`${W1} succeeded, ${W2} granted`))
 })
 
-t.test('[UNK-2] a grant that lay in the inbox while the machine was away is known again, and called back in time', async (t) => {
-  const world = await world3()
-  const change = await world.begin(ALL)
-  const agent = world.agent(W1)
-  await agent.cut()
-  await world.later(91_000)
-  t.match(world.brief(change), /hold unknown/)
-  agent.inHand('inbox')
-  await agent.connect()
-  t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
-  await world.later(600_000)
-  t.equal(agent.revokes().length, 1, 'it may not be claimed any more: only the machine can say that it was not')
-  t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
-  await agent.result('void', { step: 'claim' })
-  t.match(world.json(change).stop, { code: 'failed', reason: /the run was not begun/ })
-  t.match(world.target(change, W1), { cause: 'unreachable', keepsLine: false })
-})
+t.test(
+  '[UNK-2] a grant that lay in the inbox while the machine was away is known again, and called back in time',
+  async (t) => {
+    const world = await world3()
+    const change = await world.begin(ALL)
+    const agent = world.agent(W1)
+    await agent.cut()
+    await world.later(91_000)
+    t.match(world.brief(change), /hold unknown/)
+    agent.inHand('inbox')
+    await agent.connect()
+    t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
+    await world.later(600_000)
+    t.equal(agent.revokes().length, 1, 'it may not be claimed any more: only the machine can say that it was not')
+    t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
+    await agent.result('void', { step: 'claim' })
+    t.match(world.json(change).stop, { code: 'failed', reason: /the run was not begun/ })
+    t.match(world.target(change, W1), { cause: 'unreachable', keepsLine: false })
+  },
+)
 
 t.test('[UNK-3] a person resolves what is unknown, and what arrives later is evidence only', async (t) => {
   for (const as of ['succeeded', 'failed'] as const) {
@@ -68,20 +77,37 @@ t.test('[UNK-3] a person resolves what is unknown, and what arrives later is evi
     const agent = world.agent(W1)
     await agent.steps('claim', 'update')
     await agent.cut()
-    t.match(refusalsIn(await world.resolve(change, W1, as)), [{ kind: 'conflict', message: /was heard of a moment ago/ }])
+    t.match(refusalsIn(await world.resolve(change, W1, as)), [
+      { kind: 'conflict', message: /was heard of a moment ago/ },
+    ])
     await world.later(91_000)
     t.match(await world.resolve(change, W1, as, 'looked at it'), { ok: true })
-    t.match(world.target(change, W1), { state: as, reason: `resolved as ${as} by ana: looked at it`, keepsLine: as === 'failed' })
+    t.match(world.target(change, W1), {
+      state: as,
+      reason: `resolved as ${as} by ana: looked at it`,
+      keepsLine: as === 'failed',
+    })
     t.match(world.brief(change), as === 'failed' ? /held hold failed/ : new RegExp(`${W2} granted`))
     const { order } = agent.grant()
     agent.inHand('latched')
     await agent.connect()
     await agent.steps('replan')
     await agent.result('succeeded')
-    t.match(world.store().get('orders', order), { state: as, result: { outcome: 'succeeded' }, upTo: 4, resolvedBy: 'ana' })
+    t.match(world.store().get('orders', order), {
+      state: as,
+      result: { outcome: 'succeeded' },
+      upTo: 4,
+      resolvedBy: 'ana',
+    })
     t.ok(world.facts().some((fact) => fact.fact === 'evidenceRecorded' && fact.state === 'succeeded'))
     t.equal(world.target(change, W1).state, as)
-    t.strictSame(agent.got.slice(-2).map((send) => ('frame' in send ? send.frame : send)), [{ t: 'ack', order, upTo: 4 }, { t: 'forget', order }])
+    t.strictSame(
+      agent.got.slice(-2).map((send) => ('frame' in send ? send.frame : send)),
+      [
+        { t: 'ack', order, upTo: 4 },
+        { t: 'forget', order },
+      ],
+    )
   }
 })
 
@@ -141,7 +167,9 @@ t.test('[CMD-1] cancel before the grant: nothing runs', async (t) => {
   const change = await world.ask(ALL)
   t.match(await world.steer('cancel', change, 'no'), { ok: true })
   t.match(world.brief(change), /^cancelled/)
-  t.match(refusalsIn(await world.steer('cancel', change)), [{ kind: 'conflict', message: `${change} is closed (cancelled)`, remedy: /smith patch/ }])
+  t.match(refusalsIn(await world.steer('cancel', change)), [
+    { kind: 'conflict', message: `${change} is closed (cancelled)`, remedy: /smith patch/ },
+  ])
 })
 
 t.test('[CMD-1] cancel while machines plan again: nothing runs', async (t) => {
@@ -154,24 +182,27 @@ t.test('[CMD-1] cancel while machines plan again: nothing runs', async (t) => {
   t.equal(world.driver().view.size('queries'), 0)
 })
 
-t.test('[CMD-2] cancel of a grant that was not claimed calls it back, and the machine says which came first', async (t) => {
-  for (const first of ['void', 'claim'] as const) {
-    const world = await world3()
-    const change = await world.begin(ALL)
-    const agent = world.agent(W1)
-    await world.steer('cancel', change)
-    t.strictSame(agent.revokes(), [agent.grant().order])
-    t.match(world.brief(change), new RegExp(`^running: ${W1} granted, ${W2} cancelled, ${W3} cancelled`))
-    if (first === 'void') {
-      await agent.result('void', { step: 'claim' })
-      t.equal(world.brief(change), `cancelled: ${W1} cancelled, ${W2} cancelled, ${W3} cancelled`)
-    } else {
-      await agent.succeed()
-      t.equal(world.brief(change), `cancelled: ${W1} succeeded, ${W2} cancelled, ${W3} cancelled`)
+t.test(
+  '[CMD-2] cancel of a grant that was not claimed calls it back, and the machine says which came first',
+  async (t) => {
+    for (const first of ['void', 'claim'] as const) {
+      const world = await world3()
+      const change = await world.begin(ALL)
+      const agent = world.agent(W1)
+      await world.steer('cancel', change)
+      t.strictSame(agent.revokes(), [agent.grant().order])
+      t.match(world.brief(change), new RegExp(`^running: ${W1} granted, ${W2} cancelled, ${W3} cancelled`))
+      if (first === 'void') {
+        await agent.result('void', { step: 'claim' })
+        t.equal(world.brief(change), `cancelled: ${W1} cancelled, ${W2} cancelled, ${W3} cancelled`)
+      } else {
+        await agent.succeed()
+        t.equal(world.brief(change), `cancelled: ${W1} succeeded, ${W2} cancelled, ${W3} cancelled`)
+      }
+      t.equal(world.driver().view.size('lines'), 0)
     }
-    t.equal(world.driver().view.size('lines'), 0)
-  }
-})
+  },
+)
 
 t.test('[CMD-2] a grant that is called back while the machine is away is void by its word only', async (t) => {
   const world = await world3()
@@ -188,15 +219,21 @@ t.test('[CMD-2] a grant that is called back while the machine is away is void by
   t.match(world.brief(change), /^cancelled/)
 })
 
-t.test('[CMD-3] cancel of a run lets the machine finish, and a failure that changed nothing needs no decision', async (t) => {
-  const world = await world3()
-  const change = await world.begin(ALL)
-  await world.agent(W1).steps('claim', 'update')
-  await world.steer('cancel', change)
-  t.strictSame(world.agent(W1).revokes(), [])
-  await world.agent(W1).result('failed', { latched: false, step: 'update', cause: 'repo' })
-  t.equal(world.brief(change), `failed: ${W1} failed, ${W2} cancelled, ${W3} cancelled`.replace('failed:', 'cancelled:'))
-})
+t.test(
+  '[CMD-3] cancel of a run lets the machine finish, and a failure that changed nothing needs no decision',
+  async (t) => {
+    const world = await world3()
+    const change = await world.begin(ALL)
+    await world.agent(W1).steps('claim', 'update')
+    await world.steer('cancel', change)
+    t.strictSame(world.agent(W1).revokes(), [])
+    await world.agent(W1).result('failed', { latched: false, step: 'update', cause: 'repo' })
+    t.equal(
+      world.brief(change),
+      `failed: ${W1} failed, ${W2} cancelled, ${W3} cancelled`.replace('failed:', 'cancelled:'),
+    )
+  },
+)
 
 t.test('[CMD-3] an unknown run of a cancelled project is resolved once', async (t) => {
   const world = await world3()
@@ -215,14 +252,20 @@ t.test('[HLD-3] pause and freeze stop before the next grant, at any state, and a
   for (const how of ['pause', 'freeze'] as const) {
     const world = await world3()
     const change = await world.ask(ALL)
-    const stop = () => (how === 'pause' ? world.steer('pause', change, 'look') : world.command('ana', { type: 'freeze', reason: 'look' }))
-    const lift = () => (how === 'pause' ? world.steer('resume', change) : world.command('cy', { type: 'unfreeze', reason: '' }))
+    const stop = () =>
+      how === 'pause' ? world.steer('pause', change, 'look') : world.command('ana', { type: 'freeze', reason: 'look' })
+    const lift = () =>
+      how === 'pause' ? world.steer('resume', change) : world.command('cy', { type: 'unfreeze', reason: '' })
     t.match(await stop(), { ok: true })
     await lift()
     await stop()
     world.agent(W2).plansBySelf = false
     await world.approve(change)
-    t.match(world.json(change).stop, { kind: 'hold', code: how === 'pause' ? 'paused' : 'frozen', lift: how === 'pause' ? `smith resume ${change}` : 'smith unfreeze' })
+    t.match(world.json(change).stop, {
+      kind: 'hold',
+      code: how === 'pause' ? 'paused' : 'frozen',
+      lift: how === 'pause' ? `smith resume ${change}` : 'smith unfreeze',
+    })
     world.agent(W2).plansBySelf = true
     await world.agent(W2).connect()
     await world.later(3_600_000)
@@ -255,7 +298,12 @@ t.test('[HLD-4] a wait lifts itself, and becomes a hold that only a person lifts
   const change = await world.ask(ALL)
   await world.agent(W1).cut()
   await world.approve(change)
-  t.match(world.json(change).stop, { kind: 'waiting', code: 'offline', machine: W1, lift: new RegExp(`smith skip ${change} ${W1}`) })
+  t.match(world.json(change).stop, {
+    kind: 'waiting',
+    code: 'offline',
+    machine: W1,
+    lift: new RegExp(`smith skip ${change} ${W1}`),
+  })
   await world.later(599_000)
   t.equal(world.json(change).stop?.kind, 'waiting')
   await world.later(2000)
@@ -285,7 +333,12 @@ t.test('[HLD-4] a machine whose agent names an impediment is waited for, with it
   world.agent(W1).impediment = { kind: 'cannot-plan', message: 'the disk is full', remedy: 'make room' }
   await world.agent(W1).connect()
   await world.approve(change)
-  t.match(world.json(change).stop, { kind: 'waiting', code: 'offline', reason: `${W1}: the disk is full`, lift: 'make room' })
+  t.match(world.json(change).stop, {
+    kind: 'waiting',
+    code: 'offline',
+    reason: `${W1}: the disk is full`,
+    lift: 'make room',
+  })
   world.agent(W1).impediment = null
   await world.agent(W1).connect()
   t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
@@ -300,145 +353,37 @@ t.test('[HLD-5] skipping the machine that is waited for goes on with the next', 
   t.match(world.brief(change), new RegExp(`^running: ${W1} skipped, ${W2} granted`))
 })
 
-t.test('[ORD-4] a restart at any state loses nothing and grants nothing twice', async (t) => {
-  const world = await world3()
-  const change = await world.ask(ALL)
-  const again = async () => {
-    await world.restart()
-    for (const name of FLEET) await world.agent(name).connect()
-  }
-  await again()
-  t.equal(world.json(change).state, 'pending')
-  world.agent(W3).plansBySelf = false
-  await world.approve(change)
-  t.match(world.brief(change), /waiting checking/)
-  await again()
-  const agent = world.agent(W1)
-  t.match(world.brief(change), new RegExp(`^running: ${W1} granted`), 'the run compares its plan once more')
-  await agent.steps('claim')
-  agent.inHand('claimed')
-  await again()
-  t.match(world.brief(change), new RegExp(`^running: ${W1} running`))
-  t.equal(agent.grants().length, 1)
-  await agent.fail()
-  agent.orders = []
-  await again()
-  t.match(world.brief(change), /held hold failed/)
-  await world.retry(change, W1)
-  agent.orders = []
-  await world.restart()
-  await agent.connect()
-  t.equal(agent.grants().length, 3, 'a grant that the machine does not have is sent again')
-  t.strictSame(agent.grants()[1], agent.grants()[2], 'the very same one')
-  await world.steer('pause', change)
-  await again()
-  await agent.succeed()
-  t.match(world.brief(change), /hold paused/)
-  await world.restart()
-  await world.steer('cancel', change)
-  t.match(world.brief(change), /^cancelled/)
-})
-
-t.test('[ORD-4] a restart with nobody back makes a run unknown', async (t) => {
-  const world = await world3()
-  const change = await world.begin(ALL)
-  await world.restart()
-  t.match(world.brief(change), /^running/)
-  await world.later(91_000)
-  t.match(world.brief(change), /held hold unknown/)
-  await world.restart()
-  t.match(world.brief(change), /held hold unknown/)
-})
-
-t.test('[ORD-4] a change that was not raised before a crash is raised after it, once', async (t) => {
-  const world = await world3()
-  world.provider.isUp = false
-  await world.request(ALL)
-  world.provider.isUp = true
-  await world.restart()
-  await world.later(60_000)
-  t.equal(world.json('CHG0000001').state, 'pending')
-  t.equal(world.store().projects({ limit: 9 }).length, 1)
-})
-
-t.test('[LOG-1] records are taken once and in order, whatever is repeated or left out', async (t) => {
-  const world = await world3()
-  await world.begin(ALL)
-  const agent = world.agent(W1)
-  const { order } = agent.grant()
-  const step = (n: number) => ({ n, at: 1, type: 'step', step: 'update' }) as const
-  const acks = () => agent.got.flatMap((send) => ('frame' in send && send.frame.t === 'ack' ? [send.frame.upTo] : []))
-  await agent.say({ t: 'records', order, records: [step(1), step(2)] })
-  await agent.say({ t: 'records', order, records: [step(1), step(2)] })
-  await agent.say({ t: 'records', order, records: [step(5)] })
-  await agent.say({ t: 'records', order, records: [step(2), step(3)] })
-  t.strictSame(acks(), [2, 2, 2, 3])
-  t.strictSame(world.store().records({ order, after: 0, limit: 99 }).map((record) => record.n), [1, 2, 3])
-  t.match(await agent.say({ t: 'records', order, records: [step(4), step(6)] }), { ok: false, refusals: [{ kind: 'malformed' }] })
-})
-
-t.test('[LOG-2] a result is taken once, and nothing after it', async (t) => {
-  const world = await world3()
-  const change = await world.begin(ALL)
-  const agent = world.agent(W1)
-  const { order } = agent.grant()
-  await agent.succeed()
-  const count = world.store().records({ order, after: 0, limit: 99 }).length
-  const result = must(world.store().records({ order, after: count - 1, limit: 1 })[0])
-  for (const record of [result, { ...result, n: count + 1, outcome: 'failed' as const }]) {
-    t.match(await agent.say({ t: 'records', order, records: [record as typeof result] }), { ok: true })
-  }
-  t.equal(world.store().records({ order, after: 0, limit: 99 }).length, count)
-  t.match(world.target(change, W1), { state: 'succeeded' })
-})
-
-t.test('[LOG-3] a machine has no say in the orders of another', async (t) => {
-  const world = await world3()
-  const change = await world.begin(ALL)
-  const { order } = world.agent(W1).grant()
-  const evil = world.agent(W2)
-  const before = JSON.stringify(world.rowsOf(change))
-  const record = { n: 1, at: 1, type: 'step', step: 'claim' } as const
-  t.match(await evil.say({ t: 'records', order, records: [record] }), { ok: false, refusals: [{ kind: 'not-allowed' }] })
-  t.match(await evil.say({ t: 'records', order: 'f'.repeat(32), records: [record] }), { ok: false, refusals: [{ kind: 'not-found' }] }, 'an order that nobody knows')
-  const own = must(world.orders(change).find((one) => one.name === W2))
-  t.match(await evil.say({ t: 'records', order: own.id, records: [record] }), { ok: false, refusals: [{ kind: 'not-found' }] }, 'an order that was never granted')
-  await evil.say({ t: 'prefetched', order, problem: null })
-  await evil.say({ t: 'granted', order, fence: 1 })
-  await evil.say({ t: 'planned', query: order, plan: planOf('9'), evidence: evil.evidence, warnings: [] })
-  t.equal(JSON.stringify(world.rowsOf(change)), before)
-  evil.orders = [{ order, fence: 0, evidence: 'ended', upTo: 9 }]
-  await evil.connect()
-  t.match(world.target(change, W1), { state: 'granted' })
-})
-
-t.test('[LOG-3] a machine that says void after it had begun is not believed', async (t) => {
-  const world = await world3()
-  const change = await world.begin(ALL)
-  await world.agent(W1).steps('claim')
-  await world.agent(W1).result('void')
-  t.match(world.json(change).stop, { code: 'unknown', reason: /never began, after it had begun/ })
-})
-
-t.test('[FEN-4] a restored database: what machines know and it does not freezes it once, and no order id is used again', async (t) => {
-  const world = await world3()
-  const change = await world.ask(ALL)
-  await world.approve(change)
-  const offered = must(world.orders(change).find((one) => one.name === W2))
-  const agent = world.agent(W2)
-  // After the backup that was restored, both of these were granted to the machine.
-  agent.fence = 9
-  agent.orders = [{ order: offered.id, fence: 8, evidence: 'ended', upTo: 1 }, { order: 'f'.repeat(32), fence: 9, evidence: 'claimed', upTo: 1 }]
-  await agent.connect()
-  t.match(world.driver().view.get('instance', 'instance'), { frozen: { by: 'smith', reason: new RegExp(`${W2} knows (fence 9|order f+), which this database does not`) } })
-  await world.agent(W1).succeed()
-  t.equal(agent.grants().length, 0)
-  t.match(await agent.say({ t: 'records', order: 'f'.repeat(32), records: [{ n: 1, at: 1, type: 'step', step: 'claim' }] }), { ok: false, refusals: [{ kind: 'not-found' }] }, 'its session goes on')
-  await world.command('cy', { type: 'unfreeze', reason: 'seen' })
-  t.equal(agent.grants().length, 1)
-  t.not(agent.grant().order, offered.id, 'the machine has a claim of that order')
-  t.ok(agent.grant().fence > 9)
-  agent.inHand('claimed')
-  await agent.connect()
-  t.equal(world.driver().view.get('instance', 'instance')?.frozen, null, 'what was seen freezes nothing again')
-})
+t.test(
+  '[FEN-4] a restored database: what machines know and it does not freezes it once, and no order id is used again',
+  async (t) => {
+    const world = await world3()
+    const change = await world.ask(ALL)
+    await world.approve(change)
+    const offered = must(world.orders(change).find((one) => one.name === W2))
+    const agent = world.agent(W2)
+    // After the backup that was restored, both of these were granted to the machine.
+    agent.fence = 9
+    agent.orders = [
+      { order: offered.id, fence: 8, evidence: 'ended', upTo: 1 },
+      { order: 'f'.repeat(32), fence: 9, evidence: 'claimed', upTo: 1 },
+    ]
+    await agent.connect()
+    t.match(world.driver().view.get('instance', 'instance'), {
+      frozen: { by: 'smith', reason: new RegExp(`${W2} knows (fence 9|order f+), which this database does not`) },
+    })
+    await world.agent(W1).succeed()
+    t.equal(agent.grants().length, 0)
+    t.match(
+      await agent.say({ t: 'records', order: 'f'.repeat(32), records: [{ n: 1, at: 1, type: 'step', step: 'claim' }] }),
+      { ok: false, refusals: [{ kind: 'not-found' }] },
+      'its session goes on',
+    )
+    await world.command('cy', { type: 'unfreeze', reason: 'seen' })
+    t.equal(agent.grants().length, 1)
+    t.not(agent.grant().order, offered.id, 'the machine has a claim of that order')
+    t.ok(agent.grant().fence > 9)
+    agent.inHand('claimed')
+    await agent.connect()
+    t.equal(world.driver().view.get('instance', 'instance')?.frozen, null, 'what was seen freezes nothing again')
+  },
+)

@@ -58,7 +58,10 @@ export function startProgram(file: string, args: readonly string[], options: Pro
       const found = lines.find(isWanted)
       if (found !== undefined) return Promise.resolve(found)
       return new Promise((resolve, reject) => {
-        const giveUp = setTimeout(() => settle(new Error(`${file} did not say it within ${GIVE_UP_MS / 1000} s; see ${options.log}`)), GIVE_UP_MS)
+        const giveUp = setTimeout(
+          () => settle(new Error(`${file} did not say it within ${GIVE_UP_MS / 1000} s; see ${options.log}`)),
+          GIVE_UP_MS,
+        )
         const tell = (line: string | null) => {
           if (line === null) settle(new Error(`${file} ended before it said it:\n${lines.slice(-10).join('\n')}`))
           else if (isWanted(line)) settle(line)

@@ -36,7 +36,11 @@ export type Site = {
   readonly startCoordinator: () => Promise<void>
   readonly build: (spec: PackageSpec) => Promise<BuiltPackage>
   /** Makes a machine with these packages installed, enrols it and starts its agent. */
-  readonly addMachine: (name: string, installed: readonly BuiltPackage[], options?: MachineOptions) => Promise<SiteMachine>
+  readonly addMachine: (
+    name: string,
+    installed: readonly BuiltPackage[],
+    options?: MachineOptions,
+  ) => Promise<SiteMachine>
   readonly machine: (name: string) => SiteMachine
   /** `smith ARGS` over the admin socket; never throws for an exit status. */
   readonly smith: (...args: string[]) => Promise<Ran>
@@ -132,7 +136,12 @@ ${options.limits ?? ''}
 `
 }
 
-async function createMachine(site: Site, name: string, installed: readonly BuiltPackage[], options: MachineOptions): Promise<SiteMachine> {
+async function createMachine(
+  site: Site,
+  name: string,
+  installed: readonly BuiltPackage[],
+  options: MachineOptions,
+): Promise<SiteMachine> {
   const dir = join(site.dir, 'machines', name)
   await rm(dir, { recursive: true, force: true })
   await mkdir(join(dir, 'checks.d'), { recursive: true })
@@ -153,7 +162,9 @@ async function createMachine(site: Site, name: string, installed: readonly Built
     logFile: join(dir, 'smith-agent.log'),
     agent: null,
     startAgent: async () => {
-      const program = startProgram('agent/main.ts', ['run', '--config', machine.configFile], { log: join(dir, 'agent.out') })
+      const program = startProgram('agent/main.ts', ['run', '--config', machine.configFile], {
+        log: join(dir, 'agent.out'),
+      })
       machine.agent = program
       await program.line((line) => line.includes('"msg":"agent started"'))
     },
@@ -181,12 +192,28 @@ ${options.config ?? ''}
 }
 
 async function enrol(site: Site, machine: SiteMachine, options: MachineOptions): Promise<void> {
-  const made = await site.smith('enrol', 'new', '--name', machine.name, ...(options.replace === true ? ['--replace'] : []), '--json')
+  const made = await site.smith(
+    'enrol',
+    'new',
+    '--name',
+    machine.name,
+    ...(options.replace === true ? ['--replace'] : []),
+    '--json',
+  )
   if (made.status !== 0) throw new Error(`no enrolment for ${machine.name}: ${made.stderr}`)
   const token = (JSON.parse(made.stdout) as { tokens: { token: string }[] }).tokens[0]?.token ?? ''
   const enrolled = await execa(
     process.execPath,
-    [`${CHECKOUT}agent/main.ts`, 'enrol', '--config', machine.configFile, '--coordinator', `https://127.0.0.1:${site.port()}`, '--token', token],
+    [
+      `${CHECKOUT}agent/main.ts`,
+      'enrol',
+      '--config',
+      machine.configFile,
+      '--coordinator',
+      `https://127.0.0.1:${site.port()}`,
+      '--token',
+      token,
+    ],
     { reject: false, env: { NODE_OPTIONS: '' } },
   )
   if (enrolled.exitCode !== 0) throw new Error(`${machine.name} was not enrolled: ${enrolled.stderr}`)

@@ -1,5 +1,5 @@
 /**
- * `npm start`: does smith's main job for real before the viewer's eyes. A coordinator, a small signed repository made
+ * `npm start`: does for real what smith is for, before the viewer's eyes. A coordinator, a small signed repository made
  * on the spot, and four agents with private package roots (real apt, real dpkg, nothing of this computer touched):
  * asks for a patch, approves it, patches the machines one after another, meets a failure, lifts the hold, and ends on
  * the status. On a terminal it then stays to be played with; elsewhere it exits 0, or 1 when anything went wrong.
@@ -28,7 +28,6 @@ async function main(): Promise<void> {
   heading('One line asks')
   const change = await ask(site)
   heading('Approved, they are patched in series')
-  await run(site, ['plan', ...REQUEST.split(' ')], { quiet: true })
   await approve(site, change)
   await follow(site, change)
   heading('One machine failed, and the line stopped before the next')
@@ -51,7 +50,9 @@ async function prepare(dir: string): Promise<Site> {
   await made.archive.publish({ suite: 'prod', packages: published, build: BUILD, date: new Date() })
   await made.archive.publish({ suite: BUILD, packages: published, build: BUILD, date: new Date() })
   await made.startCoordinator()
-  await Promise.all(MACHINES.map((name) => made.addMachine(name, name === FLAKY_MACHINE ? [...installed, flaky] : installed)))
+  await Promise.all(
+    MACHINES.map((name) => made.addMachine(name, name === FLAKY_MACHINE ? [...installed, flaky] : installed)),
+  )
   await untilOnline(made)
   return made
 }
@@ -65,11 +66,17 @@ async function untilOnline(made: Site): Promise<void> {
 }
 
 /** Runs `smith ARGS` with its output on the screen; the words that the viewer would type stand above it. */
-async function run(made: Site, args: readonly string[], options: { readonly quiet?: boolean; readonly show?: readonly string[] } = {}): Promise<number> {
-  if (options.quiet === true) return 0
+async function run(
+  made: Site,
+  args: readonly string[],
+  options: { readonly show?: readonly string[] } = {},
+): Promise<number> {
   typed(`smith ${(options.show ?? args).join(' ')}`)
   const { NODE_OPTIONS: _loaders, ...env } = process.env
-  shown = spawn(process.execPath, [`${CHECKOUT}coordinator/cli/smith.ts`, '--socket', made.socket, ...args], { stdio: ['ignore', 'inherit', 'inherit'], env })
+  shown = spawn(process.execPath, [`${CHECKOUT}coordinator/cli/smith.ts`, '--socket', made.socket, ...args], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+    env,
+  })
   const child = shown
   const status = await new Promise<number>((resolve, reject) => {
     child.once('error', reject)
@@ -96,7 +103,11 @@ async function statusOf(made: Site, change: string) {
     digest: string
     stop: { kind: string } | null
     totals: { pass: number; fail: number }
-    phases: { bags: { machines: { name: string; cause: string | null; message: string | null; evidence: string[]; advice: string[] }[] }[] }[]
+    phases: {
+      bags: {
+        machines: { name: string; cause: string | null; message: string | null; evidence: string[]; advice: string[] }[]
+      }[]
+    }[]
   }
 }
 
@@ -110,7 +121,11 @@ async function approve(made: Site, change: string): Promise<void> {
 async function follow(made: Site, change: string): Promise<void> {
   typed(`smith logs ${change} --follow`)
   const { NODE_OPTIONS: _loaders, ...env } = process.env
-  shown = spawn(process.execPath, [`${CHECKOUT}coordinator/cli/smith.ts`, '--socket', made.socket, 'logs', change, '--follow', '--since', '1s'], { stdio: ['ignore', 'inherit', 'inherit'], env })
+  shown = spawn(
+    process.execPath,
+    [`${CHECKOUT}coordinator/cli/smith.ts`, '--socket', made.socket, 'logs', change, '--follow', '--since', '1s'],
+    { stdio: ['ignore', 'inherit', 'inherit'], env },
+  )
   const child = shown
   const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   for (;;) {
@@ -136,7 +151,8 @@ async function explain(made: Site, change: string): Promise<void> {
 /** The demonstration fails when what it showed is not what it promised. */
 async function judge(made: Site, change: string): Promise<void> {
   const { state, totals } = await statusOf(made, change)
-  if (state !== 'complete' || totals.pass !== MACHINES.length) throw new Error(`the project ended ${state} with ${totals.pass} of ${MACHINES.length} machines patched`)
+  if (state !== 'complete' || totals.pass !== MACHINES.length)
+    throw new Error(`the project ended ${state} with ${totals.pass} of ${MACHINES.length} machines patched`)
 }
 
 async function stay(made: Site, dir: string, change: string): Promise<void> {

@@ -7,14 +7,40 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Step } from '../../protocol/files.ts'
 import type { Site, SiteMachine } from '../demo/site.ts'
-import { approve, call, feedRows, isOver, machinesOf, machinesWith, ordersOf, outputOf, outputOn, publish, raise, recordsOf, startSite, until, untilStatus } from '../site/harness.ts'
+import {
+  approve,
+  call,
+  feedRows,
+  isOver,
+  machinesOf,
+  machinesWith,
+  ordersOf,
+  outputOf,
+  outputOn,
+  publish,
+  raise,
+  recordsOf,
+  startSite,
+  until,
+  untilStatus,
+} from '../site/harness.ts'
 import { VICTIMS, type Victim, kill } from './victims.ts'
 
 /** How a run is held in a step: by the archive, by a check, by a package's script, or only seen to pass. */
 type Hold = { readonly reached: () => Promise<unknown>; readonly open: () => Promise<unknown> | void }
 /** Only ends what would hang: the whole takes minutes on a slow machine. */
 t.setTimeout(1_800_000)
-const STEPS: readonly Step[] = ['claim', 'update', 'replan', 'fetch', 'pre-checks', 'latch', 'install', 'post-checks', 'verify']
+const STEPS: readonly Step[] = [
+  'claim',
+  'update',
+  'replan',
+  'fetch',
+  'pre-checks',
+  'latch',
+  'install',
+  'post-checks',
+  'verify',
+]
 
 t.test('[KIL-1] every program killed at every step of a run', { timeout: 1_800_000 }, async (t) => {
   // Without prefetch the run itself downloads, so that the archive can hold it in that step.
@@ -30,15 +56,25 @@ t.test('[KIL-1] every program killed at every step of a run', { timeout: 1_800_0
       // Before the install there is no wrapper, and after it there is none any more.
       if (victim === 'wrapper' && step !== 'install') continue
       version += 1
-      await t.test(`[KIL-1] ${victim} killed in ${step}`, { timeout: 300_000 }, (t) => scenario(t, site, machine, next, { step, victim, version: `1.${version}` }))
+      await t.test(`[KIL-1] ${victim} killed in ${step}`, { timeout: 300_000 }, (t) =>
+        scenario(t, site, machine, next, { step, victim, version: `1.${version}` }),
+      )
     }
   }
 })
 
-async function scenario(t: Test, site: Site, machine: SiteMachine, next: string, given: { step: Step; victim: Victim; version: string }): Promise<void> {
+async function scenario(
+  t: Test,
+  site: Site,
+  machine: SiteMachine,
+  next: string,
+  given: { step: Step; victim: Victim; version: string },
+): Promise<void> {
   const { step, victim, version } = given
   const gateFile = `run/gate-${version}`
-  await publish(site, [{ name: 'hello', version, behaviours: step === 'install' ? [{ type: 'gate', file: gateFile }] : [] }])
+  await publish(site, [
+    { name: 'hello', version, behaviours: step === 'install' ? [{ type: 'gate', file: gateFile }] : [] },
+  ])
   // Only the first machine is held: the gate of the next one stands open.
   if (step === 'install') await site.machine(next).root.gate(gateFile).open()
   const change = await raise(site, `prod machines: ${machine.name} ${next} outage:0`)
@@ -60,7 +96,10 @@ async function scenario(t: Test, site: Site, machine: SiteMachine, next: string,
     const on = site.machine(order.machine)
     const records = await recordsOf(site, order.order)
     t.ok(outputOf(records).equals(outputOn(on, order.order)), `no line of ${order.machine} is lost or doubled`)
-    t.strictSame(records.map((record) => record.n), records.map((_, index) => index + 1))
+    t.strictSame(
+      records.map((record) => record.n),
+      records.map((_, index) => index + 1),
+    )
     t.equal(aptRuns(on, order.order), 1, `apt installed once on ${order.machine}`)
   }
   const facts = (await feedRows(site, 0)).flatMap((row) => row.facts).filter((fact) => fact.change === change)

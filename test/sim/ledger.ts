@@ -51,7 +51,8 @@ export function createLedger(context: Context): Ledger {
       for (const line of [`project:${project}`, `cluster:${cluster}`]) {
         const list = uses.get(line) ?? []
         const other = list.find((use) => use.state !== 'free')
-        if (other !== undefined) violations.push(`SER-1: ${grant.order} was claimed on ${line} while ${other.order} was ${other.state}`)
+        if (other !== undefined)
+          violations.push(`SER-1: ${grant.order} was claimed on ${line} while ${other.order} was ${other.state}`)
         uses.set(line, [...list, { order: grant.order, state: 'running' }])
       }
       const periods = approvals.get(context.digestOf(grant)) ?? []
@@ -66,7 +67,8 @@ export function createLedger(context: Context): Ledger {
       if (count > 1) violations.push(`ONCE-2: apt was started ${count} times for order ${order}`)
       const grant = claims.get(order)
       if (grant === undefined) violations.push(`ONCE-1: apt was started for order ${order}, which nobody claimed`)
-      else if (context.approvedPlanOf(grant) !== planHash) violations.push(`APR-5: order ${order} installed another plan than the approved one`)
+      else if (context.approvedPlanOf(grant) !== planHash)
+        violations.push(`APR-5: order ${order} installed another plan than the approved one`)
     },
     runEnded: ({ order, outcome, latched }) => {
       counts.ends += 1
@@ -78,7 +80,11 @@ export function createLedger(context: Context): Ledger {
     approved: (digest, at) => {
       const period = { from: at, to: Number.POSITIVE_INFINITY }
       approvals.set(digest, [...(approvals.get(digest) ?? []), period])
-      return () => approvals.set(digest, (approvals.get(digest) ?? []).filter((one) => one !== period))
+      return () =>
+        approvals.set(
+          digest,
+          (approvals.get(digest) ?? []).filter((one) => one !== period),
+        )
     },
     unapproved: (digest, at) => {
       for (const period of approvals.get(digest) ?? []) if (period.to === Number.POSITIVE_INFINITY) period.to = at

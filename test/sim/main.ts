@@ -2,8 +2,14 @@
 import type { Bug } from './bugs.ts'
 import { runSeed } from './world.ts'
 
-const [first = 1, last = first] = process.argv.slice(2).filter((word) => /^[0-9]+$/.test(word)).map(Number)
-const bug = (process.argv.slice(2).find((word) => word.startsWith('--bug='))?.slice(6) ?? null) as Bug
+const [first = 1, last = first] = process.argv
+  .slice(2)
+  .filter((word) => /^[0-9]+$/.test(word))
+  .map(Number)
+const bug = (process.argv
+  .slice(2)
+  .find((word) => word.startsWith('--bug='))
+  ?.slice(6) ?? null) as Bug
 const totals = { claims: 0, starts: 0, ends: 0, projects: 0, turns: 0 }
 for (let seed = first; seed <= last; seed += 1) {
   const { violations, history, counts } = await runSeed(seed, bug)

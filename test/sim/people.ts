@@ -3,15 +3,29 @@
  * and lift holds as the stop tells them to. While the world heals they only lift. What they decide goes to the ledger.
  */
 import type { View } from '../../coordinator/domain/draft.ts'
-import type { Command } from '../../coordinator/domain/events.ts'
-import { type Project, placeKey } from '../../coordinator/domain/state.ts'
+import type { Command, Event } from '../../coordinator/domain/events.ts'
+import { type Actor, type Project, placeKey } from '../../coordinator/domain/state.ts'
 import { PEOPLE, type Person } from './givens.ts'
-import type { World } from './world.ts'
+import type { Ledger } from './ledger.ts'
+import type { Machine } from './machine.ts'
+import type { Dice } from './random.ts'
+import type { Time } from './time.ts'
+
+/** What of their world people see and touch. */
+export type Scene = {
+  readonly time: Time
+  readonly dice: Dice
+  readonly ledger: Ledger
+  readonly machines: ReadonlyMap<string, Machine>
+  readonly healing: boolean
+  readonly view: () => View | null
+  readonly submit: (actor: Actor, event: Event, then?: (ok: boolean) => void) => void
+}
 
 export class People {
-  readonly #world: World
+  readonly #world: Scene
 
-  constructor(world: World) {
+  constructor(world: Scene) {
     this.#world = world
   }
 
@@ -74,9 +88,10 @@ export class People {
     })
   }
 
-  /** Who cancels decides about every failure of the project. */
+  /** Who cancels decides about the failures that changed nothing; the others keep their cluster until they are settled. */
   #cancel(who: Person, view: View, project: Project): void {
-    const orders = project.undecided.map((index) => view.get('targets', placeKey(project.id, index))?.order ?? '')
+    const failed = project.undecided.map((index) => view.get('targets', placeKey(project.id, index)))
+    const orders = failed.flatMap((target) => (target === undefined || target.keepsLine ? [] : [target.order ?? '']))
     this.#command(who, { type: 'cancel', change: project.change ?? '', reason: 'no' }, (ok) => {
       if (ok) for (const order of orders) this.#world.ledger.decided(order)
     })
@@ -118,6 +133,10 @@ export class People {
     const machine = order === undefined ? undefined : this.#world.machines.get(order.machine)
     if (order === undefined || machine?.recordsOf(order.id).at(-1)?.type !== 'result') return
     const as = this.#world.dice.chance(0.5) ? 'failed' : 'succeeded'
-    this.#command(who, { type: 'resolve', change: project.change ?? '', machine: order.name, as, reason: 'looked' }, decided)
+    this.#command(
+      who,
+      { type: 'resolve', change: project.change ?? '', machine: order.name, as, reason: 'looked' },
+      decided,
+    )
   }
 }

@@ -16,14 +16,15 @@ export function createTime(start: number): Time {
   let now = start
   let count = 0
   const heap: Entry[] = []
-  const isBefore = (left: Entry, right: Entry) => left.at < right.at || (left.at === right.at && left.order < right.order)
+  const isBefore = (left: Entry, right: Entry) =>
+    left.at < right.at || (left.at === right.at && left.order < right.order)
   const swap = (i: number, j: number) => {
     const [a, b] = [heap[i], heap[j]]
     if (a !== undefined && b !== undefined) [heap[i], heap[j]] = [b, a]
   }
   const push = (entry: Entry) => {
     heap.push(entry)
-    for (let at = heap.length - 1; at > 0; ) {
+    for (let at = heap.length - 1; at > 0;) {
       const parent = (at - 1) >> 1
       if (!isBefore(entry, heap[parent] as Entry)) return
       swap(at, parent)
@@ -33,7 +34,7 @@ export function createTime(start: number): Time {
   const pop = (): Entry | undefined => {
     swap(0, heap.length - 1)
     const first = heap.pop()
-    for (let at = 0; ; ) {
+    for (let at = 0; ;) {
       let least = at
       for (const child of [2 * at + 1, 2 * at + 2]) {
         const [a, b] = [heap[child], heap[least]]

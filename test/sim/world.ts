@@ -68,7 +68,10 @@ export class World {
     this.#disk = createMemoryDisk({ bytes: createDice(seed, 'disk').bytes })
     this.#tools = { ...createTools(SETTINGS, { bytes: this.#ids.bytes }), newId: () => this.#ids.hex(32) }
     this.ledger = createLedger({
-      linesOf: (grant) => ({ project: this.#targetFor(grant)?.project ?? '', cluster: this.#targetFor(grant)?.cluster ?? '' }),
+      linesOf: (grant) => ({
+        project: this.#targetFor(grant)?.project ?? '',
+        cluster: this.#targetFor(grant)?.cluster ?? '',
+      }),
       digestOf: (grant) => this.#onDisk('projects', this.#targetFor(grant)?.project ?? '')?.digest ?? '',
       approvedPlanOf: (grant) => this.#targetFor(grant)?.planHash ?? '',
     })
@@ -116,7 +119,10 @@ export class World {
   async start(): Promise<void> {
     const { time, dice } = this
     const opened = openMemoryStore(this.#disk)
-    const forgetful: Store = { ...opened, commit: (turn) => opened.commit({ ...turn, logs: dice.chance(0.05) ? [] : turn.logs }) }
+    const forgetful: Store = {
+      ...opened,
+      commit: (turn) => opened.commit({ ...turn, logs: dice.chance(0.05) ? [] : turn.logs }),
+    }
     const store = this.#bug === 'log-dropped' ? forgetful : opened
     const driver = createDriver({
       store,
@@ -143,7 +149,8 @@ export class World {
     const life: Life = { driver, store, alive: true }
     this.#life = life
     driver.onRow((row) => this.#take(row))
-    for (const call of unfinishedClosings(driver.view)) await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+    for (const call of unfinishedClosings(driver.view))
+      await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
     await driver.start()
   }
 
@@ -152,7 +159,10 @@ export class World {
     if (this.#bug !== 'always-approved') return outcome
     const sends = outcome.sends.map((send) => {
       if (send.to !== 'core' || send.event.type !== 'permission') return send
-      return { ...send, event: { ...send.event, permission: { ...send.event.permission, approval: 'approved' as const, by: 'nobody' } } }
+      return {
+        ...send,
+        event: { ...send.event, permission: { ...send.event.permission, approval: 'approved' as const, by: 'nobody' } },
+      }
     })
     return { ...outcome, sends }
   }
@@ -214,10 +224,18 @@ export class World {
     const hello = machine.hello()
     this.#deliver(link, () => {
       if (!life.alive) return
-      this.submit(actor, { type: 'sessionOpened', machine: id, session: link.session, address: '10.0.0.1', counter, hello })
+      this.submit(actor, {
+        type: 'sessionOpened',
+        machine: id,
+        session: link.session,
+        address: '10.0.0.1',
+        counter,
+        hello,
+      })
       machine.connected((frame) => {
         this.#deliver(link, () => {
-          if (!life.alive || frame.t === 'ping' || frame.t === 'pong' || frame.t === 'auth' || frame.t === 'hello') return
+          if (!life.alive || frame.t === 'ping' || frame.t === 'pong' || frame.t === 'auth' || frame.t === 'hello')
+            return
           this.submit(actor, { type: 'agentNews', machine: id, session: link.session, news: frame })
         })
       })
@@ -245,19 +263,37 @@ export class World {
   async #enrolAll(): Promise<void> {
     const driver = this.#life?.driver
     if (driver === undefined) throw new Error('no coordinator')
-    const facts = { agentVersion: 'sim', os: 'sim', arch: 'amd64', kernel: 'sim', apt: 'sim', cluster: null, region: null, rebootPending: false }
+    const facts = {
+      agentVersion: 'sim',
+      os: 'sim',
+      arch: 'amd64',
+      kernel: 'sim',
+      apt: 'sim',
+      cluster: null,
+      region: null,
+      rebootPending: false,
+    }
     const count = this.dice.between(2, 8)
     for (let index = 1; index <= count; index += 1) {
       const name = `prod-dal10-carrier${this.dice.between(1, 3)}-worker-${index}`
       const tokenHash = sha256(`${this.#seed} ${index}`)
       const admin: Actor = { kind: 'local-admin' }
-      await driver.submit(admin, { type: 'command', command: { type: 'enrolNew', name, tokenHash, ttlMs: 1e6, replace: false } })
-      const { reply } = await driver.submit({ kind: 'smith' }, { type: 'enrol', tokenHash, publicKey: 'k', facts, address: '10.0.0.1' })
+      await driver.submit(admin, {
+        type: 'command',
+        command: { type: 'enrolNew', name, tokenHash, ttlMs: 1e6, replace: false },
+      })
+      const { reply } = await driver.submit(
+        { kind: 'smith' },
+        { type: 'enrol', tokenHash, publicKey: 'k', facts, address: '10.0.0.1' },
+      )
       const id = reply.ok ? (reply.value?.machine ?? '') : ''
       const bug = isMachineBug(this.#bug) ? this.#bug : null
       const { time, ledger } = this
       const dice = createDice(this.#seed, name)
-      this.machines.set(id, new Machine({ id, name, time, dice, ledger, plan: planOf('2.0'), failRate: this.faults.failRate, bug }))
+      this.machines.set(
+        id,
+        new Machine({ id, name, time, dice, ledger, plan: planOf('2.0'), failRate: this.faults.failRate, bug }),
+      )
     }
   }
 
@@ -317,7 +353,9 @@ export class World {
     await this.#runUntil(() => isQuiet() || this.time.now() >= giveUp)
     if (this.ledger.violations.length > 0) return
     for (const project of this.view()?.all('projects') ?? []) {
-      this.ledger.violations.push(`LIV-1: ${project.change} never ended: ${project.state}, ${JSON.stringify(project.stop)}, active ${project.active}`)
+      this.ledger.violations.push(
+        `LIV-1: ${project.change} never ended: ${project.state}, ${JSON.stringify(project.stop)}, active ${project.active}`,
+      )
     }
     const settled = this.time.now() + SETTLING_MS
     await this.#runUntil(() => this.time.now() >= settled)
@@ -332,7 +370,9 @@ export class World {
         const stored = store?.records({ order: order.id, after: 0, limit: 100_000 }) ?? []
         const wanted = machine.recordsOf(order.id)
         if (JSON.stringify(stored) === JSON.stringify(wanted)) continue
-        this.ledger.violations.push(`LOG-1: the log of ${order.id} has ${stored.length} records, its machine ${wanted.length}`)
+        this.ledger.violations.push(
+          `LOG-1: the log of ${order.id} has ${stored.length} records, its machine ${wanted.length}`,
+        )
       }
     }
   }

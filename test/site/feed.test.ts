@@ -3,13 +3,15 @@ import t from 'tap'
 import { startProgram } from '../demo/process.ts'
 import { approve, feedRows, isOver, machinesWith, publish, raise, startSite, until, untilStatus } from './harness.ts'
 
-t.test('[JOB-10] smith feed misses and repeats nothing over a restart of the coordinator in mid-run', async (t) => {
+t.test('[SIT-10] smith feed misses and repeats nothing over a restart of the coordinator in mid-run', async (t) => {
   const site = await startSite(t)
   const name = 'prod-dal10-web-1'
   await publish(site, [{ name: 'hello', version: '1.1', behaviours: [{ type: 'gate', file: 'run/gate' }] }])
   const [machine] = await machinesWith(site, [name], [await site.build({ name: 'hello', version: '1.0' })])
   const seen: number[] = []
-  const feed = startProgram('coordinator/cli/smith.ts', ['--socket', site.socket, 'feed', '--since', '0', '--json'], { log: `${site.dir}/feed.out` })
+  const feed = startProgram('coordinator/cli/smith.ts', ['--socket', site.socket, 'feed', '--since', '0', '--json'], {
+    log: `${site.dir}/feed.out`,
+  })
   t.teardown(() => feed.stop('SIGKILL'))
   feed.child.stdout?.on('data', () => {})
   const rows: { rev: number }[] = []
@@ -34,5 +36,8 @@ t.test('[JOB-10] smith feed misses and repeats nothing over a restart of the coo
   )
   // A client that comes late gets exactly what it missed.
   const middle = Math.floor(last / 2)
-  t.strictSame((await feedRows(site, middle)).map((row) => row.rev).slice(0, last - middle), all.slice(middle).map((row) => row.rev))
+  t.strictSame(
+    (await feedRows(site, middle)).map((row) => row.rev).slice(0, last - middle),
+    all.slice(middle).map((row) => row.rev),
+  )
 })

@@ -16,6 +16,8 @@ import type { BuiltPackage, PackageSpec } from '../archive/builder.ts'
 import { type Site, type SiteMachine, type SiteOptions, createSite } from '../demo/site.ts'
 
 export type Answer<Body> = { readonly status: number; readonly body: Body }
+/** All that a question to the coordinator needs; sites of another kind have it too. */
+export type Reach = Pick<Site, 'socket'>
 const GIVE_UP_MS = 120_000
 
 /** A site with its coordinator running; all of it ends with the test. */
@@ -31,9 +33,18 @@ export async function startSite(t: Test, options: Partial<SiteOptions> = {}): Pr
 }
 
 /** One call on the admin socket, as a person when a token is given. */
-export function call<Body = unknown>(site: Site, method: string, path: string, body?: unknown, token?: string): Promise<Answer<Body>> {
+export function call<Body = unknown>(
+  site: Reach,
+  method: string,
+  path: string,
+  body?: unknown,
+  token?: string,
+): Promise<Answer<Body>> {
   return new Promise((resolve, reject) => {
-    const headers: Record<string, string> = { 'content-type': 'application/json', ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) }
+    const headers: Record<string, string> = {
+      'content-type': 'application/json',
+      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+    }
     const asked = request({ socketPath: site.socket, method, path: `/api/v1${path}`, headers }, (answer) => {
       const pieces: Buffer[] = []
       answer.on('data', (piece: Buffer) => pieces.push(piece))
@@ -49,7 +60,10 @@ export function call<Body = unknown>(site: Site, method: string, path: string, b
 }
 
 /** Looks until there is an answer; `what` is for the message when there is none. */
-export async function until<Value>(what: string, look: () => Promise<Value | undefined | false | null> | Value | undefined | false | null): Promise<Value> {
+export async function until<Value>(
+  what: string,
+  look: () => Promise<Value | undefined | false | null> | Value | undefined | false | null,
+): Promise<Value> {
   const end = Date.now() + GIVE_UP_MS
   for (;;) {
     const found = await look()
@@ -59,7 +73,7 @@ export async function until<Value>(what: string, look: () => Promise<Value | und
   }
 }
 
-export async function statusOf(site: Site, change: string): Promise<Status> {
+export async function statusOf(site: Reach, change: string): Promise<Status> {
   const { body } = await call<{ status: Status }>(site, 'GET', `/projects/${change}`)
   return body.status
 }
@@ -68,16 +82,33 @@ export function machinesOf(status: Status) {
   return status.phases.flatMap((phase) => phase.bags.flatMap((bag) => bag.machines))
 }
 
+async function statusIfUp(site: Reach, change: string): Promise<Status | undefined> {
+  try {
+    return await statusOf(site, change)
+  } catch {
+    // The coordinator is down at this moment; whoever waits looks again.
+    return undefined
+  }
+}
+
 /** Waits while the coordinator may be down. */
-export async function untilStatus(site: Site, change: string, what: string, isWanted: (status: Status) => boolean): Promise<Status> {
+export async function untilStatus(
+  site: Reach,
+  change: string,
+  what: string,
+  isWanted: (status: Status) => boolean,
+): Promise<Status> {
   let last: Status | undefined
   try {
     return await until(what, async () => {
-      last = await statusOf(site, change).catch(() => undefined)
+      last = await statusIfUp(site, change)
       return last !== undefined && isWanted(last) ? last : undefined
     })
   } catch (error) {
-    throw new Error(`${(error as Error).message}; last seen: ${JSON.stringify(last?.state)} ${JSON.stringify(last?.stop)} ${JSON.stringify(last === undefined ? [] : machinesOf(last))}`, { cause: error })
+    throw new Error(
+      `${(error as Error).message}; last seen: ${JSON.stringify(last?.state)} ${JSON.stringify(last?.stop)} ${JSON.stringify(last === undefined ? [] : machinesOf(last))}`,
+      { cause: error },
+    )
   }
 }
 
@@ -86,7 +117,7 @@ export function isOver(status: Status): boolean {
 }
 
 /** Asks and waits for the change, or for the refusals. */
-export async function ask(site: Site, text: string, token?: string): Promise<RequestView> {
+export async function ask(site: Reach, text: string, token?: string): Promise<RequestView> {
   const made = await call<RequestView>(site, 'POST', '/requests', { text }, token)
   if (made.status >= 400) return made.body
   return until(`the change of ${text}`, async () => {
@@ -95,27 +126,34 @@ export async function ask(site: Site, text: string, token?: string): Promise<Req
   })
 }
 
-export async function raise(site: Site, text: string, token?: string): Promise<string> {
+export async function raise(site: Reach, text: string, token?: string): Promise<string> {
   const view = await ask(site, text, token)
   if (view.change === null || view.change === undefined) throw new Error(`refused: ${JSON.stringify(view)}`)
   return view.change
 }
 
-export async function approve(site: Site, change: string, token?: string): Promise<void> {
+export async function approve(site: Reach, change: string, token?: string): Promise<void> {
   const { digest } = await statusOf(site, change)
   const { status, body } = await call(site, 'POST', `/projects/${change}/approve`, { digest }, token)
   if (status !== 200) throw new Error(`not approved: ${JSON.stringify(body)}`)
 }
 
-export async function online(site: Site, ...names: string[]): Promise<void> {
+export async function online(site: Reach, ...names: string[]): Promise<void> {
   await until(`${names.join(', ')} online`, async () => {
-    const { body } = await call<{ machines: { name: string; online: boolean }[] }>(site, 'GET', '/machines').catch(() => ({ body: { machines: [] } }))
+    const { body } = await call<{ machines: { name: string; online: boolean }[] }>(site, 'GET', '/machines').catch(
+      () => ({ body: { machines: [] } }),
+    )
     return names.every((name) => body.machines.some((machine) => machine.name === name && machine.online))
   })
 }
 
 /** Machines with `hello` 1.0 (and what else is given) installed, `hello` 1.1 published. */
-export async function machinesWith(site: Site, names: readonly string[], installed: readonly BuiltPackage[], options: Parameters<Site['addMachine']>[2] = {}): Promise<SiteMachine[]> {
+export async function machinesWith(
+  site: Site,
+  names: readonly string[],
+  installed: readonly BuiltPackage[],
+  options: Parameters<Site['addMachine']>[2] = {},
+): Promise<SiteMachine[]> {
   const made: SiteMachine[] = []
   for (const name of names) made.push(await site.addMachine(name, installed, options))
   await online(site, ...names)
@@ -124,7 +162,10 @@ export async function machinesWith(site: Site, names: readonly string[], install
 
 let published = 0
 /** Publishes these packages as `prod`, a minute later than the time before. */
-export async function publish(site: Site, specs: readonly PackageSpec[]): Promise<BuiltPackage[]> {
+export async function publish(
+  site: Pick<Site, 'build' | 'archive'>,
+  specs: readonly PackageSpec[],
+): Promise<BuiltPackage[]> {
   const packages: BuiltPackage[] = []
   for (const spec of specs) packages.push(await site.build(spec))
   published += 1
@@ -132,12 +173,12 @@ export async function publish(site: Site, specs: readonly PackageSpec[]): Promis
   return packages
 }
 
-export async function ordersOf(site: Site, change: string): Promise<OrderView[]> {
+export async function ordersOf(site: Reach, change: string): Promise<OrderView[]> {
   const { body } = await call<{ orders: OrderView[] }>(site, 'GET', `/projects/${change}/orders`)
   return body.orders
 }
 
-export async function recordsOf(site: Site, order: string): Promise<RunRecord[]> {
+export async function recordsOf(site: Reach, order: string): Promise<RunRecord[]> {
   const records: RunRecord[] = []
   for (;;) {
     const { body } = await call<LogPage>(site, 'GET', `/orders/${order}/log?after=${records.length}&limit=1000`)
@@ -162,7 +203,7 @@ export function outputOn(machine: SiteMachine, order: string): Buffer {
 }
 
 /** The rows of the feed after `since`, up to the one that was the newest when it was asked. */
-export function feedRows(site: Site, since: number): Promise<FeedRow[]> {
+export function feedRows(site: Reach, since: number): Promise<FeedRow[]> {
   return new Promise((resolve, reject) => {
     const rows: FeedRow[] = []
     const socket = new WebSocket(`ws+unix://${site.socket}:/feed?since=${since}`, FEED_SUBPROTOCOL)

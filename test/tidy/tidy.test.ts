@@ -28,7 +28,8 @@ const sources: readonly Source[] = FOLDERS.filter((folder) => existsSync(join(ro
     .toSorted()
     .map((path) => ({ path, text: read(path) })),
 )
-const tests = sources.filter((source) => source.path.endsWith('.test.ts'))
+// A contract suite holds tests that several test files run.
+const tests = sources.filter(({ path }) => path.endsWith('.test.ts') || /^test\/.*\/contract\.ts$/.test(path))
 const banned = bannedWordsOf(read('docs/GLOSSARY.md'))
 
 t.test('[TDY-2] every rule of SPEC.md is claimed by a test, and every claim is of a rule', async (t) => {

@@ -3,9 +3,11 @@
  * invariants: a secret is shown once, on stdout and alone on its line; a passphrase never stands in argv.
  */
 import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { type Role, ROLES } from '../../../protocol/http.ts'
+import type { Client } from '../client.ts'
 import { type Context, durationOption, machineArgument } from '../context.ts'
 import { CliError, EXIT, usageError } from '../failure.ts'
 import { isInteractive } from '../io.ts'
@@ -13,7 +15,8 @@ import { readSecret } from '../prompt.ts'
 import { dayText, shellWord, sizeText, tableLines, visible } from '../text.ts'
 import { type Run, acting, example } from './verb.ts'
 
-const NAMES_MAX = 1000
+/** So many of the longest names fit into one request. */
+const NAMES_MAX = 200
 type EnrolOptions = { readonly name?: string; readonly from?: string; readonly replace?: boolean; readonly ttl: string }
 
 export function addAdmin(parent: Command, run: Run): void {
@@ -74,11 +77,22 @@ async function enrolNew(context: Context, options: EnrolOptions): Promise<number
     for (const one of tokens) await context.out(options.from === undefined ? one.token : `${one.name} ${one.token}`)
   }
   if (context.json) await context.outJson({ tokens: made })
-  const { reach } = client.target
-  const url = reach.kind === 'tls' ? `https://${reach.host}:${reach.port}` : 'https://HOST:7600'
+  const { url } = await addressOf(client)
   const until = made[0] === undefined ? '' : ` (until ${dayText(made[0].expiresAt)})`
   await context.note(`On the machine, as root${until}: smith-agent enrol --coordinator ${url} --token TOKEN`)
   return EXIT.done
+}
+
+/** Where others reach this coordinator. On the admin socket this is its own machine, so that its name is known here. */
+async function addressOf(client: Client): Promise<{ readonly url: string; readonly pin: string }> {
+  const { reach } = client.target
+  if (reach.kind === 'tls') return { url: urlOf(reach.host, reach.port), pin: reach.pin }
+  const { pin, host, port } = await client.call('who')
+  return { url: urlOf(host ?? hostname(), port ?? 7600), pin }
+}
+
+function urlOf(host: string, port: number): string {
+  return `https://${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 function namesOf(options: EnrolOptions): string[] {
@@ -159,12 +173,8 @@ async function userAdd(context: Context, name: string, options: { role: string[]
   const made = await client.call('userAdd', { body: { name, roles, ...(ttlDays === undefined ? {} : { ttlDays }) } })
   if (context.json) await context.outJson(made)
   else await context.out(made.token)
-  const { reach } = client.target
-  const at =
-    reach.kind === 'tls'
-      ? `--url https://${reach.host}:${reach.port} --pin ${reach.pin}`
-      : '--url https://HOST:7600 --pin PIN'
-  await context.note(`Shown this once. ${visible(made.name)} types: smith login ${at}`)
+  const { url, pin } = await addressOf(client)
+  await context.note(`Shown this once. ${visible(made.name)} types: smith login --url ${url} --pin ${pin}`)
   return EXIT.done
 }
 
