@@ -84,20 +84,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       ports.onFatal(error)
     },
   })
-  const sessions = createSessions({
-    driver,
-    store,
-    clock,
-    random,
-    log,
-    instance: config.instance,
-    incarnation: Buffer.from(random.bytes(16)).toString('hex'),
-    sign: (bytes) => ({
-      signature: ports.keys.orderKey.sign(bytes).toString('base64'),
-      keyId: ports.keys.orderKey.keyId,
-    }),
-    settings: sessionSettings(config),
-  })
+  const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
     driver,
     store,
@@ -135,6 +122,21 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       await driver.stop()
       store.close()
     },
+  }
+}
+
+function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {
+  const { config, store, clock, random, log, keys } = ports
+  return {
+    driver,
+    store,
+    clock,
+    random,
+    log,
+    instance: config.instance,
+    incarnation: Buffer.from(random.bytes(16)).toString('hex'),
+    sign: (bytes) => ({ signature: keys.orderKey.sign(bytes).toString('base64'), keyId: keys.orderKey.keyId }),
+    settings: sessionSettings(config),
   }
 }
 

@@ -27,7 +27,9 @@ export type Turn = {
   readonly logs: readonly LogAppend[]
 }
 
-export type LiveRow = { readonly [Name in TableName]: { readonly table: Name; readonly key: string; readonly row: Tables[Name] } }[TableName]
+export type LiveRow = {
+  readonly [Name in TableName]: { readonly table: Name; readonly key: string; readonly row: Tables[Name] }
+}[TableName]
 
 /**
  * Where everything is kept. Synchronous reads, one writer. A commit that returned is on disk; one that threw has
@@ -54,7 +56,11 @@ export type Store = {
   /** Journal rows after `since`, at most `limit`, in order. */
   readonly journal: (query: { readonly since: number; readonly limit: number }) => readonly FeedRow[]
   /** Records of an order after number `after`, at most `limit`, in order. */
-  readonly records: (query: { readonly order: string; readonly after: number; readonly limit: number }) => readonly RunRecord[]
+  readonly records: (query: {
+    readonly order: string
+    readonly after: number
+    readonly limit: number
+  }) => readonly RunRecord[]
   /** A consistent copy of the whole store at `path`, fsynced. */
   readonly backup: (path: string) => void | Promise<void>
   readonly close: () => void

@@ -143,7 +143,7 @@ export function authText(fields: {
 
 /** The body of `POST /api/v1/enrol` and its answer. Keys are SPKI in DER, base64. */
 export const enrolRequestSchema = v.strictObject({
-  token: v.pipe(v.string(), v.maxLength(200)),
+  token: v.pipe(v.string(), v.maxLength(400)),
   publicKey: v.pipe(base64Schema, v.maxLength(200)),
   facts: factsSchema,
 })

@@ -97,7 +97,13 @@ export type FeedRow = v.InferOutput<typeof feedRowSchema>
 
 /** `resumed: false` says that the epoch asked for is gone (a restored database): what the client holds is void. */
 export const feedFrameSchema = v.variant('t', [
-  v.strictObject({ t: v.literal('hello'), instance: shortTextSchema, epoch: idSchema, rev: countSchema, resumed: v.boolean() }),
+  v.strictObject({
+    t: v.literal('hello'),
+    instance: shortTextSchema,
+    epoch: idSchema,
+    rev: countSchema,
+    resumed: v.boolean(),
+  }),
   v.strictObject({ t: v.literal('row'), row: feedRowSchema }),
 ])
 export type FeedFrame = v.InferOutput<typeof feedFrameSchema>

@@ -125,7 +125,12 @@ export const orderViewSchema = v.strictObject({
 export type OrderView = v.InferOutput<typeof orderViewSchema>
 export const orderListSchema = v.strictObject({ orders: v.array(orderViewSchema) })
 /** A page of an order's records: those after `after`, at most `limit`; `upTo` is what is stored in all. */
-export const logPageSchema = v.strictObject({ order: idSchema, upTo: countSchema, ended: v.boolean(), records: v.array(recordSchema) })
+export const logPageSchema = v.strictObject({
+  order: idSchema,
+  upTo: countSchema,
+  ended: v.boolean(),
+  records: v.array(recordSchema),
+})
 export type LogPage = v.InferOutput<typeof logPageSchema>
 
 export const enrolNewBodySchema = v.strictObject({
@@ -176,6 +181,11 @@ export const whoSchema = v.strictObject({
   version: v.string(),
   epoch: idSchema,
   rev: countSchema,
+  /** What enrolment tokens and `smith login` carry. */
+  pin: v.string(),
+  /** Where it listens for agents and people, once it does. Without `host` it does on every address of its machine. */
+  host: v.optional(v.string()),
+  port: v.optional(countSchema),
 })
 /** A personal token: `smithp_` and 32 random bytes, base64url. */
 export const PERSON_TOKEN_PATTERN = /^smithp_[A-Za-z0-9_-]{43}$/
@@ -185,44 +195,236 @@ export const backupBodySchema = v.strictObject({
   passphrase: v.pipe(v.string(), v.minLength(8), v.maxLength(1000)),
 })
 export type BackupAnswer = v.InferOutput<typeof backupAnswerSchema>
-export const backupAnswerSchema = v.strictObject({ path: v.string(), bytes: countSchema, sha256: sha256Schema, rev: countSchema })
+export const backupAnswerSchema = v.strictObject({
+  path: v.string(),
+  bytes: countSchema,
+  sha256: sha256Schema,
+  rev: countSchema,
+})
 
 const none = v.strictObject({})
 /** Seconds to wait for an answer other than `planning` or `raising`, at most 30. */
 const waitQuery = v.strictObject({ wait: v.optional(v.string()) })
 const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.optional(v.string()) })
+const steering = ['requester', 'admin'] as const
+/** Stopping is cheap: who approves may do it too. */
+const stopping = ['requester', 'approver', 'admin'] as const
+const admin = ['admin'] as const
 /**
- * Every route, by the name that server and client share. `role` is the least role that may call it ('none': no
- * person needed; 'socket': the admin socket only). The core decides about commands once more, with the state at hand.
+ * Every route, by the name that server and client share. `roles` are those of which one is enough ('none': no person
+ * needed; 'socket': the admin socket only). The core decides about commands once more, with the state at hand: a
+ * request is open to all because a preview is.
  */
 export const ROUTES = {
-  who: { method: 'GET', path: '/api/v1/who', role: 'viewer', query: none, body: null, answer: whoSchema },
-  requestMake: { method: 'POST', path: '/api/v1/requests', role: 'viewer', query: none, body: requestBodySchema, answer: requestViewSchema },
-  request: { method: 'GET', path: '/api/v1/requests/:request', role: 'viewer', query: waitQuery, body: null, answer: requestViewSchema },
-  projects: { method: 'GET', path: '/api/v1/projects', role: 'viewer', query: limitQuery, body: null, answer: projectListSchema },
-  project: { method: 'GET', path: '/api/v1/projects/:change', role: 'viewer', query: none, body: null, answer: projectViewSchema },
-  plan: { method: 'GET', path: '/api/v1/projects/:change/plan', role: 'viewer', query: none, body: null, answer: planViewSchema },
-  projectOrders: { method: 'GET', path: '/api/v1/projects/:change/orders', role: 'viewer', query: none, body: null, answer: orderListSchema },
-  approve: { method: 'POST', path: '/api/v1/projects/:change/approve', role: 'approver', query: none, body: decisionBodySchema, answer: doneSchema },
-  reject: { method: 'POST', path: '/api/v1/projects/:change/reject', role: 'approver', query: none, body: reasonBodySchema, answer: doneSchema },
-  pause: { method: 'POST', path: '/api/v1/projects/:change/pause', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
-  resume: { method: 'POST', path: '/api/v1/projects/:change/resume', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
-  cancel: { method: 'POST', path: '/api/v1/projects/:change/cancel', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
-  retry: { method: 'POST', path: '/api/v1/projects/:change/retry', role: 'requester', query: none, body: machineBodySchema, answer: doneSchema },
-  skip: { method: 'POST', path: '/api/v1/projects/:change/skip', role: 'requester', query: none, body: skipBodySchema, answer: doneSchema },
-  resolve: { method: 'POST', path: '/api/v1/projects/:change/resolve', role: 'requester', query: none, body: resolveBodySchema, answer: doneSchema },
-  freeze: { method: 'POST', path: '/api/v1/freeze', role: 'requester', query: none, body: reasonBodySchema, answer: doneSchema },
-  unfreeze: { method: 'POST', path: '/api/v1/unfreeze', role: 'admin', query: none, body: reasonBodySchema, answer: doneSchema },
-  machines: { method: 'GET', path: '/api/v1/machines', role: 'viewer', query: v.strictObject({ pattern: v.optional(v.string()) }), body: null, answer: machineListSchema },
-  machineOrders: { method: 'GET', path: '/api/v1/machines/:machine/orders', role: 'viewer', query: none, body: null, answer: orderListSchema },
-  log: { method: 'GET', path: '/api/v1/orders/:order/log', role: 'viewer', query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }), body: null, answer: logPageSchema },
-  enrolNew: { method: 'POST', path: '/api/v1/enrolments', role: 'admin', query: none, body: enrolNewBodySchema, answer: enrolTokensSchema },
-  enrolList: { method: 'GET', path: '/api/v1/enrolments', role: 'admin', query: none, body: null, answer: enrolListSchema },
-  enrolRevoke: { method: 'POST', path: '/api/v1/enrolments/revoke', role: 'admin', query: none, body: enrolRevokeBodySchema, answer: doneSchema },
-  enrol: { method: 'POST', path: '/api/v1/enrol', role: 'none', query: none, body: enrolRequestSchema, answer: enrolAnswerSchema },
-  userAdd: { method: 'POST', path: '/api/v1/users', role: 'admin', query: none, body: userAddBodySchema, answer: userTokenSchema },
-  userList: { method: 'GET', path: '/api/v1/users', role: 'admin', query: none, body: null, answer: userListSchema },
-  userRevoke: { method: 'POST', path: '/api/v1/users/revoke', role: 'admin', query: none, body: userRevokeBodySchema, answer: doneSchema },
-  backup: { method: 'POST', path: '/api/v1/backup', role: 'socket', query: none, body: backupBodySchema, answer: backupAnswerSchema },
+  who: { method: 'GET', path: '/api/v1/who', roles: ROLES, query: none, body: null, answer: whoSchema },
+  requestMake: {
+    method: 'POST',
+    path: '/api/v1/requests',
+    roles: ROLES,
+    query: none,
+    body: requestBodySchema,
+    answer: requestViewSchema,
+  },
+  request: {
+    method: 'GET',
+    path: '/api/v1/requests/:request',
+    roles: ROLES,
+    query: waitQuery,
+    body: null,
+    answer: requestViewSchema,
+  },
+  projects: {
+    method: 'GET',
+    path: '/api/v1/projects',
+    roles: ROLES,
+    query: limitQuery,
+    body: null,
+    answer: projectListSchema,
+  },
+  project: {
+    method: 'GET',
+    path: '/api/v1/projects/:change',
+    roles: ROLES,
+    query: none,
+    body: null,
+    answer: projectViewSchema,
+  },
+  plan: {
+    method: 'GET',
+    path: '/api/v1/projects/:change/plan',
+    roles: ROLES,
+    query: none,
+    body: null,
+    answer: planViewSchema,
+  },
+  projectOrders: {
+    method: 'GET',
+    path: '/api/v1/projects/:change/orders',
+    roles: ROLES,
+    query: none,
+    body: null,
+    answer: orderListSchema,
+  },
+  approve: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/approve',
+    roles: ['approver'],
+    query: none,
+    body: decisionBodySchema,
+    answer: doneSchema,
+  },
+  reject: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/reject',
+    roles: ['approver'],
+    query: none,
+    body: reasonBodySchema,
+    answer: doneSchema,
+  },
+  pause: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/pause',
+    roles: stopping,
+    query: none,
+    body: reasonBodySchema,
+    answer: doneSchema,
+  },
+  resume: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/resume',
+    roles: steering,
+    query: none,
+    body: reasonBodySchema,
+    answer: doneSchema,
+  },
+  cancel: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/cancel',
+    roles: stopping,
+    query: none,
+    body: reasonBodySchema,
+    answer: doneSchema,
+  },
+  retry: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/retry',
+    roles: steering,
+    query: none,
+    body: machineBodySchema,
+    answer: doneSchema,
+  },
+  skip: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/skip',
+    roles: steering,
+    query: none,
+    body: skipBodySchema,
+    answer: doneSchema,
+  },
+  resolve: {
+    method: 'POST',
+    path: '/api/v1/projects/:change/resolve',
+    roles: steering,
+    query: none,
+    body: resolveBodySchema,
+    answer: doneSchema,
+  },
+  freeze: {
+    method: 'POST',
+    path: '/api/v1/freeze',
+    roles: stopping,
+    query: none,
+    body: reasonBodySchema,
+    answer: doneSchema,
+  },
+  unfreeze: {
+    method: 'POST',
+    path: '/api/v1/unfreeze',
+    roles: admin,
+    query: none,
+    body: reasonBodySchema,
+    answer: doneSchema,
+  },
+  machines: {
+    method: 'GET',
+    path: '/api/v1/machines',
+    roles: ROLES,
+    query: v.strictObject({ pattern: v.optional(v.string()) }),
+    body: null,
+    answer: machineListSchema,
+  },
+  machineOrders: {
+    method: 'GET',
+    path: '/api/v1/machines/:machine/orders',
+    roles: ROLES,
+    query: none,
+    body: null,
+    answer: orderListSchema,
+  },
+  log: {
+    method: 'GET',
+    path: '/api/v1/orders/:order/log',
+    roles: ROLES,
+    query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
+    body: null,
+    answer: logPageSchema,
+  },
+  enrolNew: {
+    method: 'POST',
+    path: '/api/v1/enrolments',
+    roles: admin,
+    query: none,
+    body: enrolNewBodySchema,
+    answer: enrolTokensSchema,
+  },
+  enrolList: {
+    method: 'GET',
+    path: '/api/v1/enrolments',
+    roles: admin,
+    query: none,
+    body: null,
+    answer: enrolListSchema,
+  },
+  enrolRevoke: {
+    method: 'POST',
+    path: '/api/v1/enrolments/revoke',
+    roles: admin,
+    query: none,
+    body: enrolRevokeBodySchema,
+    answer: doneSchema,
+  },
+  enrol: {
+    method: 'POST',
+    path: '/api/v1/enrol',
+    roles: 'none',
+    query: none,
+    body: enrolRequestSchema,
+    answer: enrolAnswerSchema,
+  },
+  userAdd: {
+    method: 'POST',
+    path: '/api/v1/users',
+    roles: admin,
+    query: none,
+    body: userAddBodySchema,
+    answer: userTokenSchema,
+  },
+  userList: { method: 'GET', path: '/api/v1/users', roles: admin, query: none, body: null, answer: userListSchema },
+  userRevoke: {
+    method: 'POST',
+    path: '/api/v1/users/revoke',
+    roles: admin,
+    query: none,
+    body: userRevokeBodySchema,
+    answer: doneSchema,
+  },
+  backup: {
+    method: 'POST',
+    path: '/api/v1/backup',
+    roles: 'socket',
+    query: none,
+    body: backupBodySchema,
+    answer: backupAnswerSchema,
+  },
 } as const
 export type RouteName = keyof typeof ROUTES

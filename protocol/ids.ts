@@ -10,7 +10,8 @@ export type Id = string
 export const sha256Schema = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))
 
 /** A host name label sequence (RFC 1123 section 2.1), lower case, at most 253 characters. */
-export const MACHINE_NAME_PATTERN = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$/
+export const MACHINE_NAME_PATTERN =
+  /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$/
 export const machineNameSchema = v.pipe(v.string(), v.regex(MACHINE_NAME_PATTERN))
 
 export const CHANGE_PATTERN = /^CHG[0-9]{7}$/

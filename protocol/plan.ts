@@ -65,7 +65,9 @@ export type Repair = v.InferOutput<typeof repairSchema>
 export const planEvidenceSchema = v.strictObject({
   /** One per source: SHA-256 of the InRelease file and its Date, which may never go back. */
   releases: v.pipe(
-    v.array(v.strictObject({ uri: shortTextSchema, suite: shortTextSchema, sha256: sha256Schema, date: instantSchema })),
+    v.array(
+      v.strictObject({ uri: shortTextSchema, suite: shortTextSchema, sha256: sha256Schema, date: instantSchema }),
+    ),
     v.maxLength(64),
   ),
   downloadBytes: countSchema,
@@ -125,16 +127,28 @@ export function driftOf(approved: Plan, now: Plan, isRetry: boolean): Drift[] {
     if (wanted === undefined) {
       // Reinstalling a broken package at the version it has is its repair (dpkg state half-installed).
       if (repairs.get(key(entry))?.version === entry.version) continue
-      drift.push({ package: key(entry), message: `${key(entry)}=${entry.version} would be installed and is not in the approved plan` })
+      drift.push({
+        package: key(entry),
+        message: `${key(entry)}=${entry.version} would be installed and is not in the approved plan`,
+      })
     } else if (wanted.version !== entry.version) {
-      drift.push({ package: key(entry), message: `${key(entry)} is at ${entry.version} now, approved was ${wanted.version}` })
+      drift.push({
+        package: key(entry),
+        message: `${key(entry)} is at ${entry.version} now, approved was ${wanted.version}`,
+      })
     } else if (wanted.sha256 !== entry.sha256) {
-      drift.push({ package: key(entry), message: `${key(entry)}=${entry.version} has other content than the one approved` })
+      drift.push({
+        package: key(entry),
+        message: `${key(entry)}=${entry.version} has other content than the one approved`,
+      })
     }
   }
   for (const entry of now.removes) {
     if (!removes.has(key(entry))) {
-      drift.push({ package: key(entry), message: `${key(entry)} would be removed and that is not in the approved plan` })
+      drift.push({
+        package: key(entry),
+        message: `${key(entry)} would be removed and that is not in the approved plan`,
+      })
     }
   }
   for (const entry of now.repairs) {

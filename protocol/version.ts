@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'a673e661d155cb75d94843287ec2d7275e7227850f74f8d6f9cde0a8612f4f92',
+    hash: 'f588803bb16a4ceea1cab856f2e0a59c6ba91d01d76cb66f86c21c7801175920',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -28,7 +28,9 @@ const LOCAL_ADMIN: Caller = { actor: { kind: 'local-admin' }, tokenHash: null }
 
 export function createAuthenticator(ports: {
   readonly view: View
-  readonly clock: Clock
+  readonly clock: Pick<Clock, 'monotonicNow'>
+  /** The coordinator's own time: a token that has expired stays so when the wall clock is set back. */
+  readonly now: () => number
   readonly sha256: (text: string) => string
   readonly failuresMax: number
 }): Authenticator {
@@ -58,7 +60,7 @@ export function createAuthenticator(ports: {
     const name = view.get('tokens', tokenHash)?.user
     const user = name === undefined ? undefined : view.get('users', name)
     if (user === undefined || user.tokenHash !== tokenHash || user.revokedAt !== null) return null
-    if (user.expiresAt !== null && user.expiresAt <= clock.wallNow()) return null
+    if (user.expiresAt !== null && user.expiresAt <= ports.now()) return null
     return { kind: 'person', name: user.name, roles: user.roles }
   }
 
@@ -77,9 +79,14 @@ export function createAuthenticator(ports: {
   return { authenticate, personOf, noteFailure }
 }
 
+/** IPv4 as it is written, also on a socket that takes both families (RFC 4291 section 2.5.5.2). */
+export function plainAddress(address: string): string {
+  return address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '')
+}
+
 /** One holder of addresses: an IPv4 address, or the /64 that an IPv6 site has at hand (RFC 6177). */
 export function addressKey(address: string): string {
-  const plain = address.startsWith('::ffff:') ? address.slice(7) : address
+  const plain = plainAddress(address)
   if (!plain.includes(':')) return plain
   const [head = '', tail] = plain.split('::')
   const heads = head === '' ? [] : head.split(':')

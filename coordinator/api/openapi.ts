@@ -1,12 +1,14 @@
 /** The OpenAPI 3.1 description, generated from the same table of routes that the server serves and the CLI calls. */
 import { toJsonSchema } from '@valibot/to-json-schema'
 import type * as v from 'valibot'
-import { problemSchema, ROUTES, type RouteName } from '../../protocol/http.ts'
+import { problemSchema, ROLES, ROUTES, type RouteName } from '../../protocol/http.ts'
+import { FEED_SUBPROTOCOL } from '../../protocol/feed.ts'
 import { PROBLEM_TYPE } from './problems.ts'
 
 const SUMMARIES: { readonly [Name in RouteName]: string } = {
   who: 'Who the token belongs to, and which instance answers.',
-  requestMake: 'Ask for a patch, or only for its plan (preview). Answers at once; what becomes of it is read from the request.',
+  requestMake:
+    'Ask for a patch, or only for its plan (preview). Answers at once; what becomes of it is read from the request.',
   request: 'A request: still planning, refused with every reason, previewed, or raised as a change.',
   projects: 'The projects of the instance, newest first.',
   project: 'The status of a project, as data and as text.',
@@ -35,9 +37,28 @@ const SUMMARIES: { readonly [Name in RouteName]: string } = {
   backup: 'Write a sealed backup on the coordinator. Admin socket only.',
 }
 
+const PLAIN = {
+  '/api/v1/openapi.json': 'This description.',
+  '/healthz': 'Whether the process answers.',
+  '/readyz': 'Whether it can serve: 503 with the reason when not.',
+}
+const PROBLEM = {
+  description: 'Refused, with every reason.',
+  content: { [PROBLEM_TYPE]: { schema: { $ref: '#/components/schemas/Problem' } } },
+}
+const DESCRIPTION = `The coordinator of smith: patches machines strictly one after another, under an approved change request.
+
+What happens is told on the WebSocket /feed (subprotocol ${FEED_SUBPROTOCOL}, a token in the Authorization header): a hello frame, then
+every row after ?since=REV, each once. ?epoch=EPOCH says in which numbering; after another one the hello has resumed: false, what the
+client holds is void, and only new rows come. The same routes are on the admin socket, without a token.`
+
 /** The schemas use actions that JSON Schema has no word for (trim): those are left out, the server still applies them. */
 function schemaOf(schema: v.GenericSchema): object {
-  const { $schema: _dialect, ...body } = toJsonSchema(schema, { errorMode: 'ignore' })
+  const { $schema: _dialect, ...body } = toJsonSchema(schema, {
+    errorMode: 'ignore',
+    target: 'draft-2020-12',
+    typeMode: 'input',
+  })
   return body
 }
 
@@ -48,30 +69,73 @@ export function openApiDocument(version: string): object {
     const path = route.path.replaceAll(/:([a-z]+)/g, '{$1}')
     paths[path] = { ...paths[path], [route.method.toLowerCase()]: operationOf(name) }
   }
+  for (const [path, summary] of Object.entries(PLAIN)) {
+    paths[path] = {
+      get: {
+        operationId: /([a-z]+)(\.json)?$/.exec(path)?.[1],
+        summary,
+        security: [],
+        responses: { 200: { description: 'Yes.' }, default: PROBLEM },
+      },
+    }
+  }
   return {
     openapi: '3.1.0',
-    info: { title: 'smith', version, description: 'The coordinator of smith: patching machines strictly one after another.' },
+    info: { title: 'smith', version, description: DESCRIPTION },
     paths,
-    components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
+    components: {
+      schemas: { Problem: schemaOf(problemSchema) },
+      securitySchemes: { token: { type: 'http', scheme: 'bearer' } },
+    },
   }
 }
 
 function operationOf(name: RouteName): object {
   const route = ROUTES[name]
   const query = schemaOf(route.query) as { properties?: Record<string, object> }
-  const inPath = [...route.path.matchAll(/:([a-z]+)/g)].map((match) => ({ name: match[1], in: 'path', required: true, schema: { type: 'string' } }))
-  const inQuery = Object.entries(query.properties ?? {}).map(([key, schema]) => ({ name: key, in: 'query', required: false, schema }))
-  const who = route.role === 'none' ? 'Needs no token.' : route.role === 'socket' ? 'Only on the admin socket.' : `Needs the role ${route.role}.`
+  const inPath = [...route.path.matchAll(/:([a-z]+)/g)].map((match) => ({
+    name: match[1],
+    in: 'path',
+    required: true,
+    schema: { type: 'string' },
+  }))
+  const inQuery = Object.entries(query.properties ?? {}).map(([key, schema]) => ({
+    name: key,
+    in: 'query',
+    required: false,
+    schema,
+  }))
   return {
     operationId: name,
     summary: SUMMARIES[name],
-    description: who,
-    ...(route.role === 'none' ? {} : { security: [{ token: [] }] }),
+    description: whoMay(route.roles),
+    security: typeof route.roles === 'string' ? [] : [{ token: [] }],
     parameters: [...inPath, ...inQuery],
-    ...(route.body === null ? {} : { requestBody: { required: true, content: { 'application/json': { schema: schemaOf(route.body) } } } }),
+    ...(route.body === null
+      ? {}
+      : {
+          requestBody: {
+            required: needsBody(route.body),
+            content: { 'application/json': { schema: schemaOf(route.body) } },
+          },
+        }),
     responses: {
-      [name === 'requestMake' ? '202' : '200']: { description: 'Done.', content: { 'application/json': { schema: schemaOf(route.answer) } } },
-      default: { description: 'Refused, with every reason.', content: { [PROBLEM_TYPE]: { schema: schemaOf(problemSchema) } } },
+      [name === 'requestMake' ? '202' : '200']: {
+        description: 'Done.',
+        content: { 'application/json': { schema: schemaOf(route.answer) } },
+      },
+      default: PROBLEM,
     },
   }
+}
+
+/** An empty body is taken for an empty object. */
+function needsBody(schema: v.GenericSchema): boolean {
+  return ((schemaOf(schema) as { required?: string[] }).required ?? []).length > 0
+}
+
+function whoMay(roles: (typeof ROUTES)[RouteName]['roles']): string {
+  if (roles === 'none') return 'Needs no token.'
+  if (roles === 'socket') return 'Only on the admin socket, without a token.'
+  return roles.length === ROLES.length ? 'Needs a token.' : `Needs a token with the role ${roles.join(' or ')}.`
 }

@@ -9,7 +9,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { BackupAnswer, PlanView } from '../../protocol/http.ts'
 import type { Status } from '../../protocol/status.ts'
 import type { Request } from '../domain/state.ts'
-import type { Settings, Tools } from '../domain/events.ts'
+import type { Tools } from '../domain/events.ts'
 import type { Driver } from '../driver.ts'
 import type { Clock, Log, Random, Store } from '../ports.ts'
 
@@ -20,11 +20,18 @@ export type Answer<Value> =
 
 /** Bounds against peers that have not shown who they are, and against ones that ask for too much. */
 export type ApiLimits = {
-  /** Connections from one address, agents' among them: many may come from behind one translated address. */
-  readonly connectionsPerAddressMax: number
+  /** Connections on which nobody has shown who they are yet, in all and from one address; sessions bound agents'. */
+  readonly unprovenMax: number
+  readonly unprovenPerAddressMax: number
   /** Failed authentications of one address in a minute. */
   readonly authFailuresMax: number
   readonly feedClientsMax: number
+  /** Calls that wait for a request to be settled (`?wait=`). */
+  readonly waitersMax: number
+  /** For the TLS handshake, and for the headers of each request. */
+  readonly headersMsMax: number
+  /** For a whole request, its body included. */
+  readonly requestMsMax: number
 }
 
 export type ApiPorts = {
@@ -36,11 +43,12 @@ export type ApiPorts = {
   readonly pin: string
   readonly orderKeyPublicBase64: string
   readonly instance: string
+  /** The one address to listen on, when it is not all of them; `who` tells it. */
+  readonly host?: string
   readonly version: string
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
-  readonly settings: Settings
   readonly tools: Tools
   /** Takes over the sockets of `/agent`. Without it the path does not exist. */
   readonly onAgentUpgrade?: (request: IncomingMessage, socket: Duplex, head: Buffer) => void
@@ -58,7 +66,12 @@ export type ApiPorts = {
 }
 
 export const API_LIMITS: ApiLimits = {
-  connectionsPerAddressMax: 10_000,
+  // Many agents may come from behind one translated address, and all come at once when a coordinator was restarted.
+  unprovenMax: 1024,
+  unprovenPerAddressMax: 256,
   authFailuresMax: 5,
   feedClientsMax: 256,
+  headersMsMax: 10_000,
+  requestMsMax: 15_000,
+  waitersMax: 256,
 }

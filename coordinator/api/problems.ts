@@ -18,10 +18,11 @@ export function problemOf(refusals: readonly Refusal[], status?: number): Proble
   return { type: 'about:blank', title: STATUS_CODES[code] ?? 'Error', status: code, refusals: refusals.map(bounded) }
 }
 
-/** The headers that go with a problem (RFC 9110 sections 11.6.1 and 10.2.3). */
+/** The headers that go with a problem (RFC 9110 sections 11.6.1, 15.5.22 and 10.2.3). */
 export function problemHeaders(status: number): Record<string, string> {
   const headers: Record<string, string> = { 'content-type': PROBLEM_TYPE }
   if (status === 401) headers['www-authenticate'] = 'Bearer realm="smith"'
+  if (status === 426) headers['upgrade'] = 'websocket'
   if (status === 429) headers['retry-after'] = String(RETRY_AFTER_SECONDS)
   return headers
 }
@@ -33,7 +34,11 @@ export function endWithProblem(socket: Duplex, problem: Problem): void {
     return
   }
   const body = JSON.stringify(problem)
-  const headers = { ...problemHeaders(problem.status), 'content-length': String(Buffer.byteLength(body)), connection: 'close' }
+  const headers = {
+    ...problemHeaders(problem.status),
+    'content-length': String(Buffer.byteLength(body)),
+    connection: 'close',
+  }
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
   // Whoever keeps its side open after the answer must not hold the socket.
   socket.end(`HTTP/1.1 ${problem.status} ${problem.title}\r\n${lines.join('')}\r\n${body}`, () => socket.destroy())

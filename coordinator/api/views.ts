@@ -2,11 +2,12 @@
  * What is shown, made from the driver's view and, for what has ended, from the store. Read-only; called by the
  * handlers. Nothing is counted or guessed here that the core does not say.
  */
+import type { RunRecord } from '../../protocol/files.ts'
 import type { LogPage, MachineView, OrderView, PlanView, ProjectList, RequestView } from '../../protocol/http.ts'
 import { compareNaturally } from '../../protocol/natural-order.ts'
 import { requestQueryPrefix } from '../domain/planning.ts'
 import { instanceOf } from '../domain/draft.ts'
-import { clusterOf, regionOfMachine } from '../domain/selection.ts'
+import { clusterOf, machineNamed, regionOfMachine } from '../domain/selection.ts'
 import type { Bag, Machine, Order, Project, Request, Target } from '../domain/state.ts'
 import { projectState } from '../domain/status.ts'
 import type { ApiPorts } from './ports.ts'
@@ -14,7 +15,18 @@ import type { ApiPorts } from './ports.ts'
 export function findProject(ports: ApiPorts, change: string): Project | undefined {
   const { view } = ports.driver
   const entry = view.get('changes', change) ?? ports.store.get('changes', change)
-  return entry === undefined ? undefined : (view.get('projects', entry.project) ?? ports.store.get('projects', entry.project))
+  return entry === undefined
+    ? undefined
+    : (view.get('projects', entry.project) ?? ports.store.get('projects', entry.project))
+}
+
+/** By name the machine that bears it now; by id also one that was retired. */
+export function findMachine(ports: ApiPorts, nameOrId: string): Machine | undefined {
+  return (
+    machineNamed(ports.driver.view, nameOrId) ??
+    ports.driver.view.get('machines', nameOrId) ??
+    ports.store.get('machines', nameOrId)
+  )
 }
 
 export function findRequest(ports: ApiPorts, id: string): Request | undefined {
@@ -31,7 +43,10 @@ export function requestView(ports: ApiPorts, request: Request): RequestView {
     at: request.at,
     planned: request.answered,
     total: request.total,
-    refusals: request.refusals.map((refusal) => ({ ...refusal, position: refusal.position === undefined ? undefined : { ...refusal.position } })) as RequestView['refusals'],
+    refusals: request.refusals.map((refusal) => ({
+      ...refusal,
+      position: refusal.position === undefined ? undefined : { ...refusal.position },
+    })),
     change: request.change,
     plan: showsPlan ? (ports.views.previewPlan?.(request) ?? null) : null,
   }
@@ -39,7 +54,7 @@ export function requestView(ports: ApiPorts, request: Request): RequestView {
 
 export function projectList(ports: ApiPorts, query: { readonly limit: number; readonly before?: number }): ProjectList {
   const { driver, store } = ports
-  const stored = store.projects(query)
+  const stored = pageOf(store, query)
   const { frozen } = instanceOf(driver.view)
   return {
     instance: ports.instance,
@@ -61,6 +76,19 @@ export function projectList(ports: ApiPorts, query: { readonly limit: number; re
   }
 }
 
+/** How many projects may be made in one millisecond. */
+const TIES_MAX = 64
+
+/** The next page begins after an instant, so those of one instant stand on one page, which may be a little longer. */
+function pageOf(
+  store: ApiPorts['store'],
+  query: { readonly limit: number; readonly before?: number },
+): readonly Project[] {
+  const rows = store.projects({ ...query, limit: query.limit + TIES_MAX })
+  const last = rows[query.limit - 1]?.createdAt
+  return rows.filter((row, index) => index < query.limit || row.createdAt === last)
+}
+
 export function bagsOf(ports: ApiPorts, project: Project): readonly Bag[] {
   return ports.store.list('bags', `${project.id}/`)
 }
@@ -72,7 +100,9 @@ export function targetsOf(ports: ApiPorts, project: Project): readonly Target[] 
 export function planView(ports: ApiPorts, project: Project): PlanView {
   const bags = bagsOf(ports, project)
   const targets = targetsOf(ports, project)
-  const warnings = new Map(ports.store.list('queries', requestQueryPrefix(project.request)).map((query) => [query.machine, query.warnings]))
+  const warnings = new Map(
+    ports.store.list('queries', requestQueryPrefix(project.request)).map((query) => [query.machine, query.warnings]),
+  )
   return {
     digest: project.digest,
     build: project.build,
@@ -93,11 +123,16 @@ export function planView(ports: ApiPorts, project: Project): PlanView {
         },
       ]
     }),
-    skipped: targets.filter((target) => target.planHash === '').map((target) => ({ name: target.name, reason: target.reason ?? '' })),
+    skipped: targets
+      .filter((target) => target.planHash === '')
+      .map((target) => ({ name: target.name, reason: target.reason ?? '' })),
   }
 }
 
-export function orderViews(ports: ApiPorts, query: { readonly machine: string } | { readonly project: string }): OrderView[] {
+export function orderViews(
+  ports: ApiPorts,
+  query: { readonly machine: string } | { readonly project: string },
+): OrderView[] {
   return ports.store
     .orders(query)
     .filter((order) => order.fence > 0)
@@ -114,7 +149,9 @@ export function orderViews(ports: ApiPorts, query: { readonly machine: string } 
 }
 
 function changeOf(ports: ApiPorts, order: Order): string | null {
-  return (ports.driver.view.get('projects', order.project) ?? ports.store.get('projects', order.project))?.change ?? null
+  return (
+    (ports.driver.view.get('projects', order.project) ?? ports.store.get('projects', order.project))?.change ?? null
+  )
 }
 
 export function machineViews(ports: ApiPorts, machines: readonly Machine[]): MachineView[] {
@@ -135,7 +172,7 @@ export function machineViews(ports: ApiPorts, machines: readonly Machine[]): Mac
         facts: machine.facts,
         builds: [...machine.builds],
         template: machine.template,
-        impediment: session?.impediment == null ? null : ({ ...session.impediment } as MachineView['impediment']),
+        impediment: session?.impediment == null ? null : { ...session.impediment },
         quarantined: machine.quarantined,
         project: machine.project === null ? null : (view.get('projects', machine.project)?.change ?? null),
         lastPatchedAt: machine.lastPatchedAt,
@@ -148,7 +185,31 @@ export function findOrder(ports: ApiPorts, id: string): Order | undefined {
   return ports.driver.view.get('orders', id) ?? ports.store.get('orders', id)
 }
 
-export function logPage(ports: ApiPorts, order: Order, query: { readonly after: number; readonly limit: number }): LogPage {
-  const records = ports.store.records({ order: order.id, after: query.after, limit: query.limit })
-  return { order: order.id, upTo: order.upTo, ended: order.endedAt !== null, records: [...records] }
+/** A page ends at its bound of bytes too; it has at least one record when there is one. */
+export function logPage(
+  ports: ApiPorts,
+  order: Order,
+  query: { readonly after: number; readonly limit: number },
+): LogPage {
+  const stored = ports.store.records({ order: order.id, after: query.after, limit: query.limit })
+  const records: LogPage['records'] = []
+  let bytes = 0
+  for (const record of stored) {
+    bytes += sizeOf(record)
+    if (bytes > LOG_PAGE_BYTES_MAX && records.length > 0) break
+    records.push(record)
+  }
+  return { order: order.id, upTo: order.upTo, ended: order.endedAt !== null, records }
+}
+
+const LOG_PAGE_BYTES_MAX = 1_048_576
+
+function sizeOf(record: RunRecord): number {
+  return record.type === 'line'
+    ? 'text' in record
+      ? record.text.length
+      : record.base64.length
+    : record.type === 'result'
+      ? JSON.stringify(record).length
+      : 200
 }

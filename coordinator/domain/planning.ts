@@ -275,30 +275,7 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
         .map((place) => ({ machine: place.machine.id, planHash: place.planHash })),
     ),
   )
-  let index = 0
-  bags.forEach((bag, bagIndex) => {
-    const first = index
-    let counts = NO_COUNTS
-    for (const place of bag) {
-      const target = newTarget(id, index, bagIndex, place)
-      const key = countOf(target.state)
-      counts = { ...counts, [key]: counts[key] + 1 }
-      draft.put('targets', placeKey(id, index), target)
-      if (place.skipReason === null) draft.put('machines', place.machine.id, { ...place.machine, project: id })
-      index += 1
-    }
-    const name = bag.length === 1 ? (bag[0]?.machine.name ?? '') : (bag[0]?.cluster ?? '')
-    draft.put('bags', placeKey(id, bagIndex), {
-      project: id,
-      index: bagIndex,
-      phase: 0,
-      name,
-      task: null,
-      first,
-      count: bag.length,
-      counts,
-    })
-  })
+  putBags(draft, id, bags)
   const skipped = places.filter((place) => place.skipReason !== null).length
   const project: Project = {
     id,
@@ -336,6 +313,34 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
   draft.put('requests', request.id, { ...request, state: 'raising', project: id })
   sayOf(draft, project, { fact: 'projectMade', request: request.id, text: request.text.slice(0, 1000) })
   raiseChange(draft, project)
+}
+
+/** Writes the bags with their targets; a bag of one machine bears its name, a larger one its cluster's. */
+function putBags(draft: Draft, id: string, bags: readonly Place[][]): void {
+  let index = 0
+  bags.forEach((bag, bagIndex) => {
+    const first = index
+    let counts = NO_COUNTS
+    for (const place of bag) {
+      const target = newTarget(id, index, bagIndex, place)
+      const key = countOf(target.state)
+      counts = { ...counts, [key]: counts[key] + 1 }
+      draft.put('targets', placeKey(id, index), target)
+      if (place.skipReason === null) draft.put('machines', place.machine.id, { ...place.machine, project: id })
+      index += 1
+    }
+    const name = bag.length === 1 ? (bag[0]?.machine.name ?? '') : (bag[0]?.cluster ?? '')
+    draft.put('bags', placeKey(id, bagIndex), {
+      project: id,
+      index: bagIndex,
+      phase: 0,
+      name,
+      task: null,
+      first,
+      count: bag.length,
+      counts,
+    })
+  })
 }
 
 function newTarget(project: string, index: number, bag: number, place: Place): Target {

@@ -74,8 +74,16 @@ export function checkAgain(draft: Draft, id: string, places?: readonly number[])
 }
 
 /** Sends the question of a query and starts its time. */
-export function askQuery(draft: Draft, query: Query, frame: { readonly build: string; readonly outageMinutes: number }): void {
-  draft.put('queries', query.id, { ...query, state: 'asked', deadline: draft.at + draft.tools.settings.limits.planTimeMsMax })
+export function askQuery(
+  draft: Draft,
+  query: Query,
+  frame: { readonly build: string; readonly outageMinutes: number },
+): void {
+  draft.put('queries', query.id, {
+    ...query,
+    state: 'asked',
+    deadline: draft.at + draft.tools.settings.limits.planTimeMsMax,
+  })
   const plan: CoordinatorFrame = { t: 'plan', query: query.id, ...frame }
   draft.send({ to: 'agent', machine: query.machine, frame: plan })
 }
@@ -84,6 +92,11 @@ export function askQuery(draft: Draft, query: Query, frame: { readonly build: st
 export function repeatQuery(draft: Draft, query: Query): void {
   const asker = query.purpose === 'request' ? draft.get('requests', query.owner) : draft.get('projects', query.owner)
   if (asker === undefined) return
-  const frame: CoordinatorFrame = { t: 'plan', query: query.id, build: asker.build, outageMinutes: asker.options.outageMinutes }
+  const frame: CoordinatorFrame = {
+    t: 'plan',
+    query: query.id,
+    build: asker.build,
+    outageMinutes: asker.options.outageMinutes,
+  }
   draft.send({ to: 'agent', machine: query.machine, frame })
 }

@@ -92,7 +92,7 @@ const ALLOWED: readonly (readonly [file: string, ...chain: string[]])[] = [
   ['coordinator/store/a.ts', 'better-sqlite3'],
   ['coordinator/api/a.ts', 'coordinator/driver.ts', 'coordinator/domain/a.ts', 'protocol/a.ts'],
   ['coordinator/api/a.ts', 'coordinator/api/b.ts', 'fastify'],
-  ['coordinator/main.ts', 'coordinator/app.ts', 'coordinator/store/a.ts', 'protocol/pin.ts'],
+  ['coordinator/main.ts', 'coordinator/program.ts', 'coordinator/app.ts', 'coordinator/store/a.ts', 'protocol/pin.ts'],
   ['coordinator/main.ts', 'coordinator/config.ts', 'smol-toml'],
   ['coordinator/cli/smith-patch.ts', 'coordinator/cli/smith.ts', 'protocol/a.ts'],
   ['agent/main.ts', 'agent/session/a.ts', 'agent/apt/a.ts', 'protocol/a.ts'],

@@ -5,7 +5,13 @@
  */
 import { webcrypto } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { type IncomingMessage, type RequestListener, type ServerResponse, createServer as createHttp } from 'node:http'
+import {
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+  createServer as createHttp,
+} from 'node:http'
 import { createServer as createHttps } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -64,6 +70,23 @@ export async function makeCertificate(): Promise<{ key: string; cert: string; pi
   return { key: `-----BEGIN PRIVATE KEY-----\n${pkcs8}\n-----END PRIVATE KEY-----\n`, cert, pin: pinOf(cert) }
 }
 
+/** Two ways to one set of answers, and the feed on both. */
+async function listen(
+  servers: { readonly secure: Server; readonly local: Server; readonly socket: string },
+  feed: ReturnType<typeof makeFeed>,
+) {
+  const { secure, local, socket } = servers
+  for (const server of [secure, local]) {
+    server.on('upgrade', (request: IncomingMessage, raw, head) => {
+      feed.server.handleUpgrade(request, raw, head, (client) => feed.server.emit('connection', client, request))
+    })
+  }
+  await Promise.all([
+    new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve)),
+    new Promise<void>((resolve) => local.listen(socket, resolve)),
+  ])
+}
+
 export async function startFake(instance = 'prod'): Promise<FakeCoordinator> {
   const handlers = new Map<RouteName, Handler>()
   const calls: Call[] = []
@@ -105,26 +128,10 @@ export async function startFake(instance = 'prod'): Promise<FakeCoordinator> {
   const { key, cert, pin } = await makeCertificate()
   const secure = createHttps({ key, cert, minVersion: 'TLSv1.3' }, listener(true))
   const local = createHttp(listener(false))
-  for (const server of [secure, local]) {
-    server.on('upgrade', (request: IncomingMessage, socket, head) => {
-      feed.server.handleUpgrade(request, socket, head, (client) => feed.server.emit('connection', client, request))
-    })
-  }
   const socket = join(folder, 'admin.sock')
-  await Promise.all([
-    new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve)),
-    new Promise<void>((resolve) => local.listen(socket, resolve)),
-  ])
-  handlers.set('who', () => ({
-    instance,
-    name: 'ann',
-    roles: ['requester'],
-    version: '0.1.0',
-    pin,
-    host: '127.0.0.1',
-    port: 7600,
-    ...feed.position(),
-  }))
+  await listen({ secure, local, socket }, feed)
+  const who = { instance, name: 'ann', roles: ['requester'], version: '0.1.0', pin, host: '127.0.0.1', port: 7600 }
+  handlers.set('who', () => ({ ...who, ...feed.position() }))
   return {
     url: `https://127.0.0.1:${(secure.address() as AddressInfo).port}`,
     pin,

@@ -6,7 +6,7 @@ import * as agent from '../../protocol/agent.ts'
 import { CLOSE_CODES, REFUSAL_KINDS, httpStatusOf, refusalSchema } from '../../protocol/errors.ts'
 import { FACTS, factSchema, feedFrameSchema, feedRowSchema } from '../../protocol/feed.ts'
 import * as files from '../../protocol/files.ts'
-import { REQUEST_TEXT_MAX, ROUTES } from '../../protocol/http.ts'
+import { REQUEST_TEXT_MAX, ROLES, ROUTES } from '../../protocol/http.ts'
 import * as plan from '../../protocol/plan.ts'
 import { type Names, entriesOf, protocolExports, shortType } from './describe.ts'
 
@@ -134,14 +134,20 @@ function routesTable(names: Names): string {
   const rows = Object.entries(ROUTES).map(([name, route]) => [
     code(name),
     `${route.method} ${code(route.path)}`,
-    code(route.role),
+    rolesText(route.roles),
     route.body === null
       ? ''
       : fieldRows(route.body, names)
           .map(([field]) => field)
           .join(', '),
   ])
-  return table(['name', 'route', 'least role', 'body'], rows)
+  return table(['name', 'route', 'who may', 'body'], rows)
+}
+
+function rolesText(roles: (typeof ROUTES)[keyof typeof ROUTES]['roles']): string {
+  if (roles === 'none') return 'anybody'
+  if (roles === 'socket') return 'the admin socket'
+  return roles.length === ROLES.length ? 'everyone with a token' : roles.map((role) => code(role)).join(', ')
 }
 
 /** Schemas and closed sets of protocol/ by identity, so that a table can say `id` where an id stands. */
