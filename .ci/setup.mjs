@@ -63,7 +63,9 @@ if (!isReady()) {
     }
     const bin = `node_modules/node-${process.platform}-${process.arch}/bin/node`
     if (!existsSync(root + bin) && !existsSync(`${root}node_modules/.bin/node`)) {
-      console.error(`smith: there is no Node 24 package for ${process.platform}-${process.arch}; smith runs on linux x64 and arm64`)
+      console.error(
+        `smith: there is no Node 24 package for ${process.platform}-${process.arch}; smith runs on linux x64 and arm64`,
+      )
       process.exit(1)
     }
     // npm 10 leaves this link out for optional dependencies.

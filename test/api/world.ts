@@ -145,8 +145,8 @@ async function startCoordinator(options: WorldOptions) {
     outbound: {
       toAgent: (send) => agents.get(send.machine)?.take(send),
       toChange: (call) => {
-        // The last calls of a world that ends find nobody who takes them.
-        driver.submit({ kind: 'smith' }, { type: 'localCall', call }).catch(() => {})
+        const told = driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+        told.catch((error: unknown) => log.debug({ err: error }, 'the last calls of a world that ends find nobody'))
       },
     },
     local: { isLocal, step: localStep },
@@ -239,7 +239,7 @@ export async function createWorld(t: Test, options: WorldOptions = {}): Promise<
   }
   t.teardown(async () => {
     await world.close()
-    await driver.stop().catch(() => {})
+    await driver.stop()
     store.close()
     rmSync(dir, { recursive: true, force: true })
   })

@@ -66,6 +66,8 @@ export async function serveArchive(options: {
   readonly dir: string
   /** A free port when left out. */
   readonly port?: number
+  /** The address to listen on; 127.0.0.1 when left out. */
+  readonly host?: string
 }): Promise<ArchiveServer> {
   const requests: ArchiveRequest[] = []
   const waiters = new Set<Waiter>()
@@ -88,11 +90,12 @@ export async function serveArchive(options: {
   })
   const listening = Promise.withResolvers<void>()
   server.once('error', listening.reject)
-  server.listen(options.port ?? 0, '127.0.0.1', listening.resolve)
+  const host = options.host ?? '127.0.0.1'
+  server.listen(options.port ?? 0, host, listening.resolve)
   await listening.promise
 
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: `http://${host}:${(server.address() as AddressInfo).port}`,
     requests,
     waitFor: (path, { from = 0 } = {}) => {
       const past = requests.slice(from).find((request) => matches(path, request.path))
