@@ -19,6 +19,8 @@ import { type Shipping, createShipping } from './session/shipping.ts'
 
 /** After a sign that files changed, they are looked at so much later, since signs come in swarms. */
 const SETTLE_MS = 40
+/** Its own files change one after another; it looks at them when none has changed for so long. */
+const OWN_FILES_SETTLE_MS = 5_000
 
 export type Agent = {
   readonly start: () => void
@@ -34,12 +36,20 @@ type State = {
   readonly shipping: Shipping
   readonly errands: Errands
   readonly keeper: RunnerKeeper
+  readonly onOutdated: () => void
   poll: Cancel | null
   pollAt: number
+  renewal: Cancel | null
+  stopWatches: Cancel[]
   stopped: boolean
 }
 
-export function createAgent(ports: AgentPorts, onState: (state: ConnectionState) => void = () => {}): Agent {
+/** `onOutdated` is called when its own files were replaced and nothing is at work; it is to be stopped then. */
+export function createAgent(
+  ports: AgentPorts,
+  onState: (state: ConnectionState) => void = () => {},
+  onOutdated: () => void = () => {},
+): Agent {
   const connection = createConnection(
     ports,
     { onReady: () => onReady(s), onFrame: (frame) => onFrame(s, frame), onDown: () => s.shipping.onDisconnected() },
@@ -61,19 +71,25 @@ export function createAgent(ports: AgentPorts, onState: (state: ConnectionState)
       () => isRunnerNeeded(s),
       () => schedule(s, 0),
     ),
+    onOutdated,
     poll: null,
     pollAt: 0,
+    renewal: null,
+    stopWatches: [],
     stopped: false,
   }
   return {
     start: () => {
       discover(s)
+      watchOwnFiles(s)
       schedule(s, 0)
       connection.start()
     },
     stop: () => {
       s.stopped = true
       s.poll?.()
+      s.renewal?.()
+      for (const stopWatch of s.stopWatches.splice(0)) stopWatch()
       s.keeper.stop()
       connection.stop()
     },
@@ -105,7 +121,29 @@ function schedule(s: State, delayMs: number): void {
     s.keeper.check()
     if (s.shipping.hasUntoldRefusal()) s.connection.renew('a grant was refused here, which a new hello tells')
     if (s.poll === null && s.shipping.isBusy()) schedule(s, s.ports.limits.pollMs)
+    else endIfOutdated(s)
   })
+}
+
+function watchOwnFiles(s: State): void {
+  const { ownFiles, watch, clock } = s.ports
+  const onChange = () => {
+    s.renewal?.()
+    s.renewal = clock.after(OWN_FILES_SETTLE_MS, () => {
+      s.renewal = null
+      endIfOutdated(s)
+    })
+  }
+  s.stopWatches = (ownFiles?.folders ?? []).map((folder) => watch(folder, onChange))
+}
+
+/** In the middle of a run it stays, since that may be the run that replaces it: what it has loaded is enough. */
+function endIfOutdated(s: State): boolean {
+  if (s.stopped || s.renewal !== null || s.ports.ownFiles?.areReplaced() !== true) return false
+  if (isRunnerNeeded(s) || s.shipping.isBusy()) return false
+  s.ports.log.info({}, 'the files of this agent were replaced and no run is at work; it ends to be started again')
+  s.onOutdated()
+  return true
 }
 
 function isRunnerNeeded(s: State): boolean {
@@ -159,6 +197,10 @@ function onFrame(s: State, frame: WorkFrame): void {
   const { log } = s.ports
   switch (frame.t) {
     case 'plan':
+      // What planning loads late may be gone with the old files; the question comes again after the next hello.
+      s.renewal?.()
+      s.renewal = null
+      if (endIfOutdated(s)) return
       s.errands.onPlan(frame)
       return
     case 'offer':

@@ -69,11 +69,13 @@ const limitsSchema = v.strictObject({
 })
 
 const configSchema = v.strictObject({
-  coordinator: v.pipe(
-    v.string('must be text'),
-    v.check(
-      (text) => URL.canParse(text) && new URL(text).protocol === 'https:',
-      'must be an https URL, as in https://smith.example:7600',
+  coordinator: v.optional(
+    v.pipe(
+      v.string('must be text'),
+      v.check(
+        (text) => URL.canParse(text) && new URL(text).protocol === 'https:',
+        'must be an https URL, as in https://smith.example:7600',
+      ),
     ),
   ),
   state_dir: v.optional(folder, '/var/lib/smith'),
@@ -117,7 +119,8 @@ export type AgentLimits = {
 export type AgentConfig = {
   /** The file that it was read from; the runner is started with the same. */
   readonly file: string
-  readonly coordinator: string
+  /** Null: the one that the machine was enrolled with. */
+  readonly coordinator: string | null
   readonly stateDir: string
   readonly logFile: string
   readonly reposDir: string
@@ -167,7 +170,7 @@ function configOf(raw: v.InferOutput<typeof configSchema>, file: string): AgentC
   const ms = (seconds: number) => Math.round(seconds * 1000)
   return {
     file,
-    coordinator: raw.coordinator,
+    coordinator: raw.coordinator ?? null,
     stateDir: raw.state_dir,
     logFile: raw.log_file,
     reposDir: raw.repos_dir,

@@ -4,22 +4,23 @@
  * Invariants: nothing is sent to anyone who does not hold the key that the token names; a machine has either a whole
  * identity or none.
  */
+import { execFileSync } from 'node:child_process'
 import { createHash, generateKeyPairSync } from 'node:crypto'
-import { chownSync, readFileSync, readdirSync } from 'node:fs'
+import { existsSync, lchownSync, readFileSync } from 'node:fs'
 import { request } from 'node:http'
-import { join } from 'node:path'
 import type { TLSSocket } from 'node:tls'
 import * as v from 'valibot'
 import { ENROL_TOKEN_PATTERN, enrolAnswerSchema } from '../protocol/agent.ts'
 import { type Refusal, RefusedError } from '../protocol/errors.ts'
 import { ROUTES, problemSchema } from '../protocol/http.ts'
 import { connectPinned } from '../protocol/pin.ts'
-import { type AgentConfig, readAgentConfig } from './config.ts'
+import { AGENT_CONFIG_FILE, type AgentConfig, readAgentConfig } from './config.ts'
 import { createRealDisk } from './disk/disk.ts'
 import { makeStateFolders, writeGrantKeys } from './disk/grant-key.ts'
 import { type Layout, layoutOf } from './disk/layout.ts'
 import { createDescribe } from './facts.ts'
-import { readStoredIdentity, writeIdentity } from './identity.ts'
+import { identityFile, keyFile, readStoredIdentity, writeIdentity } from './identity.ts'
+import { counterFile } from './session/connection.ts'
 import { problemOf } from './session/guard.ts'
 import { hostAndPort } from './websocket-link.ts'
 
@@ -61,7 +62,7 @@ export async function enrol(options: EnrolOptions): Promise<Enrolled> {
   writeGrantKeys(disk, layout, { machine, keys: [{ keyId, key: answer.orderKey }] })
   writeIdentity(disk, layout, keyPem, { machine, name: answer.name, instance, coordinator: options.coordinator, pin })
   giveToAgent(config, layout)
-  return { machine, name: answer.name, instance, notes: notesOn(config, options) }
+  return { machine, name: answer.name, instance, notes: [...notesOn(config, options), ...startService(config)] }
 }
 
 /** Where the package made a user for the agent, the agent's folders are that user's. */
@@ -69,8 +70,9 @@ function giveToAgent(config: AgentConfig, layout: Layout): void {
   if (process.getuid?.() !== 0 || config.runMode !== 'systemd') return
   const [uid, gid] = idsOf('smith')
   if (uid === undefined || gid === undefined) return
-  const inAgent = readdirSync(layout.agent).map((name) => join(layout.agent, name))
-  for (const path of [layout.agent, layout.inbox, ...inAgent]) chownSync(path, uid, gid)
+  const written = [keyFile(layout), counterFile(layout), identityFile(layout)]
+  // Never what a link in the agent's folder leads to: that folder is the agent's, and this is root.
+  for (const path of [layout.agent, layout.inbox, ...written]) lchownSync(path, uid, gid)
 }
 
 /** passwd(5); the package's user is always a local one. */
@@ -81,8 +83,21 @@ function idsOf(user: string): (number | undefined)[] {
   return line === undefined ? [] : line.split(':').slice(2, 4).map(Number)
 }
 
+/** Where the package's service is, it takes up the new identity at once. */
+function startService(config: AgentConfig): string[] {
+  if (process.getuid?.() !== 0 || config.runMode !== 'systemd') return []
+  if (config.file !== AGENT_CONFIG_FILE || !existsSync('/run/systemd/system')) return []
+  try {
+    execFileSync('systemctl', ['restart', '--no-block', 'smith-agent.service'], { stdio: 'pipe', timeout: 30_000 })
+    return ['smith-agent.service was started.']
+  } catch (error) {
+    return [`smith-agent.service could not be started (${problemOf(error).trim()}): systemctl restart smith-agent`]
+  }
+}
+
 function notesOn(config: AgentConfig, options: EnrolOptions): string[] {
-  if (hostAndPort(config.coordinator).host === hostAndPort(options.coordinator).host) return []
+  if (config.coordinator === null || hostAndPort(config.coordinator).host === hostAndPort(options.coordinator).host)
+    return []
   return [
     `Note: ${config.file} names ${config.coordinator}; the agent connects to that, and expects the same key there.`,
   ]

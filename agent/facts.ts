@@ -2,7 +2,7 @@
  * What the machine says of itself at enrolment and in each hello. What costs a process is asked once at the start;
  * what can change is read anew each time. Called by main's programs only.
  */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import type { Facts } from '../protocol/agent.ts'
@@ -55,6 +55,13 @@ function impedimentOf(
       remedy: 'Enrol the machine again as root.',
     }
   }
+  if (config.runMode === 'systemd' && isPathUnitDown()) {
+    return {
+      kind: 'unavailable',
+      message: 'smith-run.path is not active, so nothing would start a run',
+      remedy: 'On the machine, as root: systemctl enable --now smith-run.path',
+    }
+  }
   if (known.builds.length === 0 && !known.template) {
     return {
       kind: 'unknown-build',
@@ -63,6 +70,17 @@ function impedimentOf(
     }
   }
   return null
+}
+
+/** Only when systemd says so: without D-Bus it can't be asked, and that is no reason to refuse. */
+function isPathUnitDown(): boolean {
+  const asked = spawnSync('systemctl', ['is-active', 'smith-run.path'], {
+    encoding: 'utf8',
+    timeout: ASK_MS_MAX,
+    env: ASK_ENVIRONMENT,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  return ['inactive', 'failed'].includes((asked.stdout ?? '').trim())
 }
 
 /** An unknown fact must not keep the machine from being seen; planning names what is wrong. */

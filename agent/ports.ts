@@ -92,4 +92,12 @@ export type AgentPorts = {
   readonly startRunner: ((onExit: (status: number | null) => void) => void) | null
   /** Calls back when something in a folder may have changed; may do so never, or without a reason. */
   readonly watch: (folder: string, onChange: () => void) => Cancel
+  /** Where something starts the agent again when it ends; absent where nothing does. */
+  readonly ownFiles?: OwnFiles
+}
+
+/** The files that the agent was loaded from. */
+export type OwnFiles = {
+  readonly folders: readonly string[]
+  readonly areReplaced: () => boolean
 }

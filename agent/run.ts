@@ -11,6 +11,7 @@ import { createRealDisk, writeFileDurably } from './disk/disk.ts'
 import { layoutOf } from './disk/layout.ts'
 import { createDescribe, packageVersion } from './facts.ts'
 import { readIdentity } from './identity.ts'
+import { createOwnFiles, ownFolder } from './own-files.ts'
 import type { Clock, Log } from './ports.ts'
 import type { ConnectionState } from './session/connection.ts'
 import { guard } from './session/guard.ts'
@@ -35,6 +36,8 @@ export async function run(configFile: string): Promise<number> {
   const disk = createRealDisk()
   const layout = layoutOf(config.stateDir)
   const { identity, stored } = readIdentity(disk, layout)
+  const coordinator = config.coordinator ?? stored.coordinator
+  const folder = ownFolder()
   const log = createLog()
   const ended = Promise.withResolvers<number>()
   const agent = createAgent(
@@ -46,15 +49,22 @@ export async function run(configFile: string): Promise<number> {
       log,
       identity,
       limits: config.limits,
-      connect: createWebSocketConnect({ url: config.coordinator, pin: stored.pin, timeoutMs: config.limits.connectMs }),
+      connect: createWebSocketConnect({ url: coordinator, pin: stored.pin, timeoutMs: config.limits.connectMs }),
       describe: createDescribe(config, disk),
       ...createWork({ config, disk, layout, log }),
+      // Only systemd starts it again.
+      ...(config.runMode === 'systemd' && folder !== null ? { ownFiles: createOwnFiles(folder) } : {}),
     },
     (state) =>
       guard(log, 'keeping the state of the connection', {}, () =>
         writeState(join(layout.agent, 'connection.json'), state),
       ),
+    end,
   )
+  function end(): void {
+    agent.stop()
+    ended.resolve(0)
+  }
   let kept: string | null = null
   function writeState(path: string, state: ConnectionState): void {
     // Only whether it is connected and why not: an agent that tries in vain must not write at each try.
@@ -70,14 +80,10 @@ export async function run(configFile: string): Promise<number> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
       log.info({ signal }, 'the agent is ending; a run under way goes on')
-      agent.stop()
-      ended.resolve(0)
+      end()
     })
   }
-  log.info(
-    { machine: identity.machine, name: identity.name, coordinator: config.coordinator, version: packageVersion() },
-    'agent started',
-  )
+  log.info({ machine: identity.machine, name: identity.name, coordinator, version: packageVersion() }, 'agent started')
   agent.start()
   return ended.promise
 }

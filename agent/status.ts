@@ -23,7 +23,8 @@ export type AgentStatus = {
   readonly name: string | null
   readonly machine: string | null
   readonly instance: string | null
-  readonly coordinator: string
+  /** Null when neither the configuration nor an enrolment names one. */
+  readonly coordinator: string | null
   readonly connection: {
     readonly state: 'connected' | 'not connected' | 'agent not running'
     readonly since: number | null
@@ -53,7 +54,7 @@ export function readStatus(configFile: string): AgentStatus {
     name: stored?.name ?? null,
     machine: stored?.machine ?? null,
     instance: stored?.instance ?? null,
-    coordinator: config.coordinator,
+    coordinator: config.coordinator ?? stored?.coordinator ?? null,
     connection: connectionOf(layout),
     orders,
   }
@@ -82,7 +83,7 @@ export function statusText(status: AgentStatus): string {
     status.enrolled
       ? `Machine:     ${status.name} (${status.machine}), instance ${status.instance}`
       : 'Machine:     not enrolled',
-    `Coordinator: ${status.coordinator}, ${status.connection.state}${status.connection.since === null ? '' : ` since ${new Date(status.connection.since).toISOString()}`}`,
+    `Coordinator: ${status.coordinator ?? 'none'}, ${status.connection.state}${status.connection.since === null ? '' : ` since ${new Date(status.connection.since).toISOString()}`}`,
   ]
   if (status.connection.problem !== null) lines.push(`Problem:     ${status.connection.problem}`)
   lines.push(status.orders.length === 0 ? 'Orders:      NONE' : 'Orders:')

@@ -148,8 +148,8 @@ export function aptEnvironment(
   return {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     LC_ALL: 'C.UTF-8',
-    // In a private root, so that no ~/.dpkg.cfg counts there.
-    HOME: target.root ?? '/root',
+    // In a private root, so that no ~/.dpkg.cfg counts there. The planning half may not look into root's.
+    HOME: target.root ?? (order === null ? '/nonexistent' : '/root'),
     ...(target.root === null ? {} : { TMPDIR: join(target.root, 'tmp') }),
     DEBIAN_FRONTEND: 'noninteractive',
     DEBIAN_PRIORITY: 'critical',
@@ -174,8 +174,9 @@ export function simulateArgv(folders: AptFolders): string[] {
 export function showArgv(folders: AptFolders, packages: readonly string[]): string[] {
   return ['apt-cache', '-c', folders.config, '--no-all-versions', 'show', '--', ...packages]
 }
+/** Into folders that nobody shares, so without locks: with them apt refuses while dpkg is interrupted, repair or no. */
 export function fetchArgv(folders: AptFolders): string[] {
-  return ['apt-get', '-c', folders.config, ...quiet, '-d', 'dist-upgrade']
+  return ['apt-get', '-c', folders.config, ...quiet, '-o', 'Debug::NoLocking=1', '-d', 'dist-upgrade']
 }
 /** `-o Smith::Order` stands on the command line too, because that line is what history.log keeps. */
 export function installArgv(folders: AptFolders, order: string, statusFd: number): string[] {

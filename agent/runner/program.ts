@@ -7,6 +7,9 @@ import { readLatch } from './command-file.ts'
 import { createRealPorts } from './real-ports.ts'
 import { createRunner } from './runner.ts'
 
+/** Not 0: an order may be left, and whoever keeps the runner has to start it again. */
+const ENDED_BY_SIGNAL = 143
+
 export async function runUntilIdle(config: AgentConfig): Promise<void> {
   const layout = layoutOf(config.stateDir)
   const ports = await createRealPorts()
@@ -18,7 +21,7 @@ export async function runUntilIdle(config: AgentConfig): Promise<void> {
   // A shutdown must not overtake apt, so the runner stays until apt has ended; before the latch it may go at once.
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
-      if (!isInstalling()) process.exit(0)
+      if (!isInstalling()) process.exit(ENDED_BY_SIGNAL)
     })
   }
   // In a checkout they are sources beside this one, in a package bundles beside the bundle that this is part of.

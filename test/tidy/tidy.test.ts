@@ -15,6 +15,11 @@ const FOLDERS = ['agent', 'coordinator', 'protocol', 'systemd', 'test', 'docs']
 /** What is not held against a file, and why. */
 const EXCEPTIONS: readonly { readonly path: string; readonly problem: RegExp; readonly reason: string }[] = [
   { path: 'docs/GLOSSARY.md', problem: /is not ours/, reason: 'The glossary names the words that are not to be used.' },
+  {
+    path: 'test/hosts/faults.test.ts',
+    problem: /the word job/,
+    reason: 'The word is a verb of systemctl (list-jobs).',
+  },
   { path: 'test/tidy/scan.ts', problem: /./, reason: 'The patterns find themselves.' },
   { path: 'test/tidy/tidy.test.ts', problem: /./, reason: 'The planted texts are what is looked for.' },
 ]

@@ -1,0 +1,310 @@
+/**
+ * Trouble with the archive, the machine and its packages, on a booted host: each ends as the right cause, the machine
+ * is as healthy as it was, and the line stops. The scenarios follow one another on one host, which shows by itself
+ * that each left it in order. Skipped by name where no host can be booted.
+ */
+import t, { type Test } from 'tap'
+import { createSigningKey } from '../archive/signing.ts'
+import type { PackageSpec } from '../archive/builder.ts'
+import { approve, call, machinesOf, online, ordersOf, raise, untilStatus } from '../site/harness.ts'
+import { until } from './commands.ts'
+import type { Host } from './host.ts'
+import {
+  checkRun,
+  describeStatus,
+  machineIn,
+  publishBuild,
+  startHostSite,
+  startPatch,
+  untilSettled,
+  versionOn,
+} from './scenario.ts'
+import { type HostSite, gateOn, whyNoSite } from './site.ts'
+
+const skip = (await whyNoSite()) ?? false
+t.setTimeout(1_800_000)
+
+const NAME = 'prod-dal10-trouble1-worker-1'
+const LIMITS = '\n[limits]\nlock_wait = 3\nfetch_stall = 2\nfetch_retries = 0\n'
+
+t.test('[HST-30] trouble ends as its own cause, and leaves the machine as healthy as it was', { skip }, async (t) => {
+  // Without prefetch the run itself downloads, so that the archive's trouble meets the run.
+  const site = await startHostSite(t, { limits: 'prefetch_ahead = 0' })
+  const installed = [
+    await site.build({ name: 'hello', version: '1.0', conffiles: { '/etc/hello.conf': 'greeting = hello\n' } }),
+    await site.build({ name: 'lamp', version: '1.0' }),
+  ]
+  const host = await site.addHost(NAME, { installed, config: LIMITS })
+  let build = 900
+  const only = process.env['SMITH_HOSTS_ONLY']
+  const scenario = (what: string, body: (t: Test, given: Given) => Promise<void>) => {
+    build += 1
+    if (only !== undefined && !what.includes(only)) return Promise.resolve()
+    return t.test(`[HST-30] ${what}`, (t) => body(t, { site, host, build: String(build), version: `1.${build}` }))
+  }
+  await archiveTrouble(scenario)
+  await lockTrouble(scenario)
+  await packageTrouble(scenario)
+  await inboxTrouble(scenario)
+})
+
+type Given = { readonly site: HostSite; readonly host: Host; readonly build: string; readonly version: string }
+type Scenario = (what: string, body: (t: Test, given: Given) => Promise<void>) => Promise<unknown>
+
+/** It failed for this reason with nothing changed; then the project is given up, so that the line is free. */
+async function failsWith(t: Test, given: Given, change: string, cause: string, says: RegExp): Promise<void> {
+  const { site, host, version } = given
+  const held = await untilSettled(site, change)
+  const machine = machineIn(held, NAME)
+  t.equal(held.stop?.kind, 'hold', describeStatus(held))
+  t.equal(machine.cause, cause, describeStatus(held))
+  t.match([machine.message, ...machine.evidence].join('\n'), says)
+  t.ok(machine.advice.length > 0, 'it says what to try')
+  t.not(await versionOn(host, 'hello'), `ii ${version}`, 'it is not installed')
+  await release(t, given, change)
+}
+
+async function release(t: Test, { site, host }: Given, change: string): Promise<void> {
+  t.equal((await host.must(['dpkg', '--audit'])).trim(), '', 'dpkg has nothing left to do')
+  const skipped = await call(site, 'POST', `/projects/${change}/skip`, { machine: NAME, reason: 'seen' })
+  t.equal(skipped.status, 200, JSON.stringify(skipped.body))
+  await untilSettled(site, change)
+}
+
+async function succeeds(t: Test, { site, host, version }: Given, change: string): Promise<void> {
+  const done = await untilSettled(site, change)
+  t.equal(done.state, 'complete', describeStatus(done))
+  t.equal(await versionOn(host, 'hello'), `ii ${version}`)
+  await checkRun(t, site, change, NAME)
+}
+
+const hello = (version: string, more: Partial<PackageSpec> = {}): PackageSpec => ({
+  name: 'hello',
+  version,
+  conffiles: { '/etc/hello.conf': 'greeting = hello\n' },
+  ...more,
+})
+
+/** Approved while the instance is frozen, so that what happens to the archive meets the run and not the plan. */
+async function approveFrozen({ site, build }: Given, meanwhile: () => Promise<unknown>): Promise<string> {
+  await online(site, NAME)
+  const change = await raise(site, `${build} machines: ${NAME} outage:0`)
+  await call(site, 'POST', '/freeze', { reason: 'until the archive is in trouble' })
+  await approve(site, change)
+  await untilStatus(site, change, 'the plans to be compared', (status) => status.stop?.code === 'frozen')
+  await meanwhile()
+  await call(site, 'POST', '/unfreeze', {})
+  return change
+}
+
+async function archiveTrouble(scenario: Scenario): Promise<void> {
+  await scenario('an archive signed by another key', async (t, given) => {
+    await publishBuild(given.site, given.build, [hello(given.version)])
+    const other = await createSigningKey()
+    const change = await approveFrozen(given, () =>
+      given.site.archive.resign(given.build, { date: new Date(), signWith: other }),
+    )
+    await failsWith(t, given, change, 'repo', /NO_PUBKEY|public key|not signed/i)
+  })
+  await scenario('an archive that has expired', async (t, given) => {
+    await publishBuild(given.site, given.build, [hello(given.version)])
+    const past = (hours: number) => new Date(Date.now() - hours * 3_600_000)
+    const change = await approveFrozen(given, () =>
+      given.site.archive.resign(given.build, { date: past(0.9), validUntil: past(0.5) }),
+    )
+    // apt can't tell a wrong clock from an old archive; the advice names both.
+    await failsWith(t, given, change, 'clock', /expired/i)
+  })
+  await scenario('an archive with a wrong hash', async (t, given) => {
+    const { site, build, version } = given
+    await publishBuild(site, build, [hello(version)])
+    const built = await site.build(hello(version))
+    const change = await approveFrozen(given, () => site.archive.tamper(site.archive.poolPath(built)))
+    await failsWith(t, given, change, 'repo', /hash/i)
+  })
+  await scenario('an archive rolled back to an older InRelease', async (t, given) => {
+    const { site, build, version } = given
+    await publishBuild(site, build, [hello(version)])
+    await site.archive.resign(build, { date: new Date() })
+    const change = await approveFrozen(given, () => site.archive.rollBack(build))
+    await failsWith(t, given, change, 'repo', /older|back/i)
+  })
+  await scenario('an archive that hangs in the middle of a download', async (t, given) => {
+    await publishBuild(given.site, given.build, [hello(given.version)])
+    const lift = given.site.server.misbehave({ kind: 'stall', path: /\.deb$/, afterBytes: 100 })
+    const change = await approveFrozen(given, async () => {})
+    await failsWith(t, given, change, 'fetch', /timed out|stall/i)
+    lift()
+  })
+}
+
+async function lockTrouble(scenario: Scenario): Promise<void> {
+  for (const inTime of [false, true]) {
+    await scenario(
+      `the lock of dpkg held by another, ${inTime ? 'released in time' : 'not released in time'}`,
+      async (t, given) => {
+        const { site, host, build, version } = given
+        await publishBuild(site, build, [hello(version)])
+        const gate = gateOn(host, `/var/tmp/lamp-${build}`)
+        const lamp = await site.build({
+          name: 'lamp',
+          version: `1.${build}`,
+          behaviours: [{ type: 'gate', file: `/var/tmp/lamp-${build}` }],
+        })
+        const change = await approveFrozen(given, async () => {
+          await host.copyIn(lamp.path, '/var/tmp/lamp.deb')
+          await host.must(['systemd-run', `--unit=nightly-${build}`, 'dpkg', '--install', '/var/tmp/lamp.deb'])
+          await gate.reached()
+        })
+        if (inTime) {
+          await until('the run to wait for the lock', async () =>
+            /lock/i.test(await host.read('/opt/smith-agent.log').then((text) => text.split('\n').slice(-5).join('\n'))),
+          )
+          await gate.open()
+          return succeeds(t, given, change)
+        }
+        const held = await untilSettled(site, change)
+        t.equal(machineIn(held, NAME).cause, 'lock', describeStatus(held))
+        t.match(machineIn(held, NAME).message, /dpkg/, 'the holder is named')
+        t.equal(
+          (await host.must(['systemctl', 'is-active', `nightly-${build}`])).trim(),
+          'active',
+          'the holder is left alone',
+        )
+        await gate.open()
+        await until(
+          'the other to end',
+          async () => (await host.run(['systemctl', 'is-active', `nightly-${build}`])).stdout.trim() !== 'active',
+        )
+        await release(t, given, change)
+      },
+    )
+  }
+}
+
+/** What the kernel does to a script for want of memory is to kill it, and nothing else. */
+const SCRIPTS: readonly (readonly [what: string, postinst: string, says: RegExp])[] = [
+  ['a package whose script fails', 'echo "the lamp is broken" >&2; exit 1', /the lamp is broken/],
+  ['a package whose script is killed for want of memory', 'kill -9 $$', /killed|signal/i],
+]
+
+async function packageTrouble(scenario: Scenario): Promise<void> {
+  await scenario('a package whose script asks, and a conffile edited on the machine', async (t, given) => {
+    const { site, host, build, version } = given
+    await host.write('/etc/hello.conf', 'greeting = good evening\n')
+    await publishBuild(site, build, [
+      hello(version, { conffiles: { '/etc/hello.conf': 'greeting = hi\n' }, behaviours: [{ type: 'prompt' }] }),
+    ])
+    await succeeds(t, given, await startPatch(site, build, [NAME]))
+    t.equal(await host.read('/etc/hello.conf'), 'greeting = good evening\n', 'the machine’s own is kept')
+    t.equal(await host.read('/etc/hello.conf.dpkg-dist'), 'greeting = hi\n')
+    t.match(await host.read('/opt/smith-agent.log'), 'got: end of file')
+  })
+  await scenario('a check that fails after the install', async (t, given) => {
+    const { site, host, build, version } = given
+    await publishBuild(site, build, [hello(version)])
+    await host.write('/etc/smith/checks.d/post/lights', '#!/bin/sh\necho "the lights are out"\nexit 1\n', 0o755)
+    const change = await startPatch(site, build, [NAME])
+    const held = await untilSettled(site, change)
+    await host.must(['rm', '/etc/smith/checks.d/post/lights'])
+    t.equal(machineIn(held, NAME).cause, 'check', describeStatus(held))
+    t.match(JSON.stringify(machineIn(held, NAME)), /lights/)
+    await release(t, given, change)
+  })
+  for (const [what, postinst, says] of SCRIPTS)
+    await scenario(what, async (t, given) => {
+      const { site, host, build, version } = given
+      await publishBuild(site, build, [
+        hello(version, {
+          postinst: `if [ ! -e /var/tmp/tried-${build} ]; then touch /var/tmp/tried-${build}; ${postinst}; fi`,
+        }),
+      ])
+      const change = await startPatch(site, build, [NAME])
+      const held = await untilSettled(site, change)
+      t.equal(machineIn(held, NAME).cause, 'maintainer-script', describeStatus(held))
+      t.match(JSON.stringify(machineIn(held, NAME)), says)
+      t.equal((await call(site, 'POST', `/projects/${change}/retry`, { machine: NAME })).status, 200)
+      const done = await untilStatus(site, change, 'its end', (status) => status.state === 'complete')
+      t.equal(machineIn(done, NAME).attempt, 2, describeStatus(done))
+      t.equal(await versionOn(host, 'hello'), `ii ${version}`)
+      t.equal((await host.must(['dpkg', '--audit'])).trim(), '')
+    })
+  await scenario('a package that needs a reboot, with outage:0', async (t, given) => {
+    const { site, host, build, version } = given
+    await publishBuild(site, build, [hello(version, { behaviours: [{ type: 'reboot' }] })])
+    const change = await startPatch(site, build, [NAME])
+    await succeeds(t, given, change)
+    const done = await untilSettled(site, change)
+    t.strictSame(
+      machinesOf(done).map((machine) => machine.rebootPending),
+      [true],
+    )
+    t.equal(host.boots(), 1, 'it was not rebooted')
+    t.equal(await host.has('/run/reboot-required'), true)
+    await host.must(['rm', '/run/reboot-required'])
+  })
+}
+
+const INBOX = '/var/lib/smith/inbox'
+const AS_SMITH = ['setpriv', '--reuid=smith', '--regid=smith', '--clear-groups']
+
+async function inboxTrouble(scenario: Scenario): Promise<void> {
+  await scenario(
+    'the user smith fills the inbox with garbage, and the next good order still starts',
+    async (t, given) => {
+      const { site, host, build, version } = given
+      const asSmith = (script: string) => host.must([...AS_SMITH, 'sh', '-c', script])
+      const order = '0123456789abcdef0123456789abcdef'
+      await asSmith(
+        `cd ${INBOX} && echo '{' > grant-${order}.json && ln -s /etc/shadow grant-f${order.slice(1)}.json && mkdir deep && mkfifo pipe && : > "$(printf 'new\\nline')" && head -c 3000000 /dev/zero > large`,
+      )
+      await until('the inbox to be emptied', async () => (await host.must(['ls', '-A', INBOX])) === '', 20_000).catch(
+        async (error: unknown) => {
+          throw new Error(`${await host.must(['ls', '-lA', INBOX])}${await host.journal('smith-run')}`, {
+            cause: error,
+          })
+        },
+      )
+      t.equal((await host.must(['systemctl', 'is-active', 'smith-run.path'])).trim(), 'active')
+      t.notMatch(
+        await host.must(['find', '/var/lib/smith/run/refused', '-type', 'f', '-exec', 'cat', '{}', '+']),
+        /root:/,
+        'nothing of a file of root was copied',
+      )
+      t.not((await host.run([...AS_SMITH, 'touch', '/var/lib/smith/run/fence'])).status, 0)
+      await publishBuild(site, build, [hello(version)])
+      await succeeds(t, given, await startPatch(site, build, [NAME]))
+    },
+  )
+  await scenario('a grant used once is used no more, and neither is a forged one', async (t, given) => {
+    const { site, host, build, version } = given
+    await publishBuild(site, build, [hello(version)])
+    const change = await startPatch(site, build, [NAME])
+    await succeeds(t, given, change)
+    const history = await host.read('/var/log/apt/history.log')
+    const [order] = await ordersOf(site, change)
+    const file = `/var/lib/smith/run/orders/${order?.order}/grant.json`
+    const { grant } = JSON.parse(await host.read(file)) as { grant: { payload: string } }
+    const fresh = 'fedcba9876543210fedcba9876543210'
+    const payload = Buffer.from(grant.payload, 'base64')
+      .toString()
+      .replaceAll(order?.order ?? '', fresh)
+    const forged = { ...grant, payload: Buffer.from(payload).toString('base64') }
+    t.not(forged.payload, grant.payload, 'the forged one is for another order')
+    for (const [name, entry] of [
+      [order?.order, grant],
+      [fresh, forged],
+    ] as const)
+      await host.must([...AS_SMITH, 'sh', '-c', `cat > ${INBOX}/grant-${name}.json`], {
+        input: `${JSON.stringify({ type: 'grant', grant: entry })}\n`,
+      })
+    await until('the inbox to be emptied', async () => (await host.must(['ls', '-A', INBOX])) === '')
+    await until(
+      'the runner to end',
+      async () => (await host.run(['systemctl', 'is-active', 'smith-run.service'])).stdout.trim() === 'inactive',
+    )
+    t.equal(await host.read('/var/log/apt/history.log'), history, 'apt did nothing more')
+    t.equal(await host.has(`/var/lib/smith/run/orders/${fresh}/fate`), false, 'the forged one was not claimed')
+    t.equal((await host.must(['systemctl', 'is-active', 'smith-run.path'])).trim(), 'active')
+  })
+}
