@@ -10,6 +10,7 @@ import { parse, TomlError } from 'smol-toml'
 import * as v from 'valibot'
 import { type Refusal, RefusedError } from '../protocol/errors.ts'
 import { machineNameSchema, shortTextSchema } from '../protocol/ids.ts'
+import { type Allow, parseWindow } from './apt/allow.ts'
 
 export const AGENT_CONFIG_FILE = '/etc/smith/agent.toml'
 
@@ -66,6 +67,36 @@ const limitsSchema = v.strictObject({
   output_bytes: bytesOf(64 * 1024 * 1024),
   /** What must stay free on a filesystem beyond what the plan needs. */
   free_bytes: bytesOf(64 * 1024 * 1024),
+  /** How long services are given after the install before the machine's health is looked at. */
+  settle: secondsOf(5, 0, 3600),
+  /** What then is worse than before, and may come back by itself, is looked at again for so long. */
+  health: secondsOf(30, 0, 3600),
+  /** How long the coordinator has to acknowledge that a reboot is about to be done. */
+  reboot_ack: secondsOf(300),
+})
+
+/** What the machine allows at all, whoever grants: only root writes this file. */
+const allowSchema = v.strictObject({
+  reboot: v.optional(v.picklist(['never', 'as-ordered']), 'as-ordered'),
+  windows: v.optional(
+    v.pipe(
+      v.array(
+        v.pipe(
+          v.string(),
+          v.check((text) => parseWindow(text) !== null, 'must be like "22:00-04:00" or "Mon-Fri,Sun 01:30-05:00"'),
+        ),
+      ),
+      v.maxLength(64),
+    ),
+    [],
+  ),
+  min_days_between_runs: v.optional(v.pipe(v.number(), v.minValue(0), v.maxValue(3650)), 0),
+})
+
+const runSchema = v.strictObject({
+  mode: v.optional(v.picklist(['detached', 'systemd']), 'systemd'),
+  /** A reboot is due when one of these files exists, too. */
+  reboot_when: v.optional(v.pipe(v.array(folder), v.maxLength(64)), []),
 })
 
 const configSchema = v.strictObject({
@@ -92,7 +123,8 @@ const configSchema = v.strictObject({
     {},
   ),
   limits: v.optional(limitsSchema, {}),
-  run: v.optional(v.strictObject({ mode: v.optional(v.picklist(['detached', 'systemd']), 'systemd') }), {}),
+  run: v.optional(runSchema, {}),
+  allow: v.optional(allowSchema, {}),
 })
 
 /** Durations in milliseconds, so that nothing past this file multiplies. */
@@ -114,6 +146,9 @@ export type AgentLimits = {
   readonly keepMs: number
   readonly outputBytesMax: number
   readonly freeBytesMin: number
+  readonly settleMs: number
+  readonly healthMs: number
+  readonly rebootAckMs: number
 }
 
 export type AgentConfig = {
@@ -130,6 +165,9 @@ export type AgentConfig = {
   readonly identity: { readonly name: string; readonly cluster: string | null; readonly region: string | null }
   readonly limits: AgentLimits
   readonly runMode: 'detached' | 'systemd'
+  /** Files whose presence makes a reboot due, besides what Debian itself has for that. */
+  readonly rebootWhen: readonly string[]
+  readonly allow: Allow
 }
 
 /** Reads and checks a configuration file; throws a RefusedError with everything that is wrong with it. */
@@ -167,6 +205,8 @@ export function checkAgentConfig(text: string, file: string): AgentConfig | { re
 
 function configOf(raw: v.InferOutput<typeof configSchema>, file: string): AgentConfig {
   const limits = v.parse(limitsSchema, raw.limits)
+  const run = v.parse(runSchema, raw.run)
+  const allow = v.parse(allowSchema, raw.allow)
   const ms = (seconds: number) => Math.round(seconds * 1000)
   return {
     file,
@@ -199,8 +239,17 @@ function configOf(raw: v.InferOutput<typeof configSchema>, file: string): AgentC
       keepMs: ms(limits.keep),
       outputBytesMax: limits.output_bytes,
       freeBytesMin: limits.free_bytes,
+      settleMs: ms(limits.settle),
+      healthMs: ms(limits.health),
+      rebootAckMs: ms(limits.reboot_ack),
     },
-    runMode: v.parse(v.picklist(['detached', 'systemd']), raw.run.mode ?? 'systemd'),
+    runMode: run.mode,
+    rebootWhen: run.reboot_when,
+    allow: {
+      reboot: allow.reboot,
+      windows: allow.windows.flatMap((text) => parseWindow(text) ?? []),
+      daysBetweenRunsMin: allow.min_days_between_runs,
+    },
   }
 }
 
@@ -225,7 +274,8 @@ function refusalOf(issue: v.BaseIssue<unknown>, text: string, file: string): Ref
 
 /** The line of a key, found in the text, since the parser keeps no positions; null when it isn't plain to see. */
 function lineOfKey(text: string, path: readonly string[]): number | null {
-  const wanted = path.join('.')
+  // An item of a list stands where the list begins.
+  const wanted = path.filter((part) => !/^[0-9]+$/.test(part)).join('.')
   let table = ''
   for (const [index, line] of text.split('\n').entries()) {
     const header = /^\s*\[\s*([^\]]+?)\s*\]/.exec(line)

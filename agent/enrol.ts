@@ -59,8 +59,9 @@ export async function enrol(options: EnrolOptions): Promise<Enrolled> {
   const { machine, instance } = answer
   // The grant key first: without an identity nobody starts on the rest.
   const keyId = createHash('sha256').update(Buffer.from(answer.orderKey, 'base64')).digest('hex')
-  writeGrantKeys(disk, layout, { machine, keys: [{ keyId, key: answer.orderKey }] })
-  writeIdentity(disk, layout, keyPem, { machine, name: answer.name, instance, coordinator: options.coordinator, pin })
+  const { coordinator } = options
+  writeGrantKeys(disk, layout, { machine, coordinator, keys: [{ keyId, key: answer.orderKey }] })
+  writeIdentity(disk, layout, keyPem, { machine, name: answer.name, instance, coordinator, pin })
   giveToAgent(config, layout)
   return { machine, name: answer.name, instance, notes: [...notesOn(config, options), ...startService(config)] }
 }

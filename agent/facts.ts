@@ -7,7 +7,8 @@ import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import type { Facts } from '../protocol/agent.ts'
 import type { Refusal } from '../protocol/errors.ts'
-import { createRealMachine, isRebootDue, unreadableConfiguration } from './apt/planning.ts'
+import { createRealMachine, unreadableConfiguration } from './apt/planning.ts'
+import { isRebootDue } from './apt/reboot.ts'
 import { knownBuilds } from './apt/sources.ts'
 import type { AgentConfig } from './config.ts'
 import type { Disk } from './disk/disk.ts'
@@ -33,7 +34,8 @@ export function createDescribe(config: AgentConfig, disk: Disk): () => Descripti
     region: config.identity.region,
   }
   return () => {
-    const facts: Facts = { ...fixed, rebootPending: orElse(false, () => isRebootDue({ disk, machine }, target)) }
+    const rebootPending = orElse(false, () => isRebootDue({ disk, machine }, target, config.rebootWhen))
+    const facts: Facts = { ...fixed, rebootPending }
     const known = orElse({ builds: [], template: false }, () => knownBuilds(disk, config.reposDir))
     const impediment =
       orElse<Refusal | null>(null, () => unreadableConfiguration({ disk, machine }, target)) ??

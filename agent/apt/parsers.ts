@@ -177,18 +177,27 @@ export function parseAutomatic(text: string): Set<string> {
   return automatic
 }
 
-export type Release = { readonly suite: string; readonly dateAt: number | null; readonly number: string | null }
+export type Release = {
+  readonly suite: string
+  readonly dateAt: number | null
+  readonly validUntilAt: number | null
+  readonly number: string | null
+}
 
 /** An InRelease or Release file. `number` is the build that it names: `Build`, or `Version` when that is digits only. */
 export function parseRelease(text: string): Release {
   const stanza =
     parseStanzas(text.replace(/^-----BEGIN PGP SIGNED MESSAGE-----\n(?:[A-Z][A-Za-z]*: .*\n)*\n/, '')).at(0) ??
     new Map<string, string>()
-  const date = Date.parse(stanza.get('date') ?? '')
+  const instantOf = (field: string) => {
+    const at = Date.parse(stanza.get(field) ?? '')
+    return Number.isNaN(at) ? null : at
+  }
   const number = stanza.get('build') ?? stanza.get('version') ?? ''
   return {
     suite: stanza.get('suite') ?? stanza.get('codename') ?? '',
-    dateAt: Number.isNaN(date) ? null : date,
+    dateAt: instantOf('date'),
+    validUntilAt: instantOf('valid-until'),
     number: /^[0-9]{1,12}$/.test(number) ? number : null,
   }
 }

@@ -7,8 +7,9 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { join } from 'node:path'
 import type { Refusal } from '../../protocol/errors.ts'
-import { compareNaturally } from '../../protocol/natural-order.ts'
 import type { AgentConfig } from '../config.ts'
+import { rebootObjection } from './allow.ts'
+import { isRebootDue } from './reboot.ts'
 import { codeOf, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import {
   aptConfigText,
@@ -26,8 +27,10 @@ import {
   updateArgv,
 } from './command.ts'
 import { type Diagnosis, diagnose } from './diagnosis.ts'
+import { type LockHolder, lockHolder, textOf } from './kernel.ts'
 import { parseSimulation } from './parsers.ts'
 import { archivesOf, isRefusal, makePlan, type Planned } from './plan.ts'
+import { preflightWarnings } from './preflight.ts'
 import { type ProcessEnd, type Processes, type ProcessSpec, runProcess } from './processes.ts'
 import { keyFilesOf, knownBuilds, releasesIn, sourcesOf, unreadable } from './sources.ts'
 
@@ -38,6 +41,10 @@ export type Machine = {
   readonly kernel: string
   /** Random at each boot; '' where the kernel does not tell. */
   readonly bootId: string
+  /** The text of a file of the kernel's, or of one that a link may lead to; null when there is none. */
+  readonly textOf: (path: string) => string | null
+  /** Who holds a lock of fcntl(2) or flock(2) on a file; null when nobody does. */
+  readonly lockHolder: (path: string) => LockHolder | null
 }
 export function createRealMachine(): Machine {
   return {
@@ -52,6 +59,8 @@ export function createRealMachine(): Machine {
     },
     kernel: release(),
     bootId: readBootId(),
+    textOf,
+    lockHolder,
   }
 }
 
@@ -95,14 +104,16 @@ export async function planOnce(ports: PlanPorts, request: PlanRequest): Promise<
   }
   const made = await simulateFor(ports, config, folders, build, left)
   if (isRefusal(made)) return made
-  if (request.outageMinutes > 0 && made.plan.rebootDue && target.root !== null) {
+  const objection = rebootObjection(config)
+  if (request.outageMinutes > 0 && made.plan.rebootDue && objection !== null) {
     return {
       kind: 'cannot-plan',
-      message: `a reboot is due and outage:${request.outageMinutes} asks for it, but a private package root can't be rebooted`,
+      message: `a reboot is due and outage:${request.outageMinutes} asks for it, but ${objection}`,
       remedy: 'Ask with outage:0; the reboot is then reported as pending.',
     }
   }
-  return made
+  const more = await preflightWarnings(ports, { ...request, target, folders, planned: made, timeLimitMs: left() })
+  return { ...made, warnings: [...made.warnings, ...more] }
 }
 
 async function updateFor(ports: PlanPorts, config: AgentConfig, folders: AptFolders, build: string, timeMs: number) {
@@ -139,7 +150,8 @@ async function simulateFor(
       return refusalOfFailure('apt-cache show', diagnose({ end: shown.end, output: shown.text, step: 'replan' }))
     archives = shown.text
   }
-  return planFrom(ports, target, folders, { build, arch: arch.text.trim(), simulation: simulated.text, archives })
+  const printed = { build, arch: arch.text.trim(), simulation: simulated.text, archives }
+  return planFrom(ports, target, folders, printed, config.rebootWhen)
 }
 
 function planOptions(config: AgentConfig): Omit<AptOptions, 'install'> {
@@ -221,13 +233,14 @@ export function planFrom(
   target: AptTarget,
   folders: AptFolders,
   printed: Printed,
+  rebootWhen: readonly string[],
 ): Planned | Refusal {
   const warned = /^W: Unable to read (\S+)/m.exec(printed.simulation)?.[1]
   if (warned !== undefined) return unreadable(warned, 'permission denied')
   return makePlan({
     ...printed,
     dpkgStatus: readMachineFile(ports.disk, target, '/var/lib/dpkg/status'),
-    rebootDue: isRebootDue(ports, target),
+    rebootDue: isRebootDue(ports, target, rebootWhen),
     releases: releasesIn(ports.disk, folders.lists).releases,
     madeAt: ports.now(),
   })
@@ -236,18 +249,6 @@ export function planFrom(
 /** The text of a file of the machine, '' when there is none. */
 export function readMachineFile(disk: Disk, target: AptTarget, path: string): string {
   return readIfExists(disk, pathOn(target, path), 256 * 1024 * 1024)?.toString('utf8') ?? ''
-}
-
-/** `/run/reboot-required` exists, or the newest kernel in /boot is not the running one. */
-export function isRebootDue(ports: Pick<PlanPorts, 'disk' | 'machine'>, target: AptTarget): boolean {
-  if (ports.disk.factsOf(pathOn(target, '/run/reboot-required')) !== null) return true
-  // A private root runs on the machine's kernel, whatever it has in its own /boot.
-  if (target.root !== null) return false
-  const newest = listNames(ports.disk, '/boot')
-    .flatMap((name) => (name.startsWith('vmlinuz-') ? [name.slice('vmlinuz-'.length)] : []))
-    .toSorted(compareNaturally)
-    .at(-1)
-  return newest !== undefined && newest !== ports.machine.kernel
 }
 
 /** Runs one program to its end and gives what it alone appended to the output file. */

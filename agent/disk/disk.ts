@@ -48,7 +48,12 @@ export type Disk = {
   readonly remove: (path: string) => void
   readonly makeFolder: (path: string, mode: number) => void
   /** Bytes and inodes that are free on the filesystem of `path`, and which filesystem that is. */
-  readonly freeSpace: (path: string) => { readonly device: string; readonly freeBytes: number }
+  readonly freeSpace: (path: string) => {
+    readonly device: string
+    readonly freeBytes: number
+    /** Null where the filesystem makes inodes as it needs them. */
+    readonly freeInodes: number | null
+  }
 }
 
 /** The disk of this machine. */
@@ -70,7 +75,8 @@ export function createRealDisk(): Disk {
     },
     freeSpace: (path) => {
       const facts = statfsSync(path)
-      return { device: deviceOf(path), freeBytes: facts.bavail * facts.bsize }
+      const freeInodes = facts.files === 0 ? null : facts.ffree
+      return { device: deviceOf(path), freeBytes: facts.bavail * facts.bsize, freeInodes }
     },
   }
 }

@@ -7,9 +7,13 @@ import { base64Schema, idSchema, sha256Schema } from '../../protocol/ids.ts'
 import { type Disk, readIfExists, writeFileDurably } from './disk.ts'
 import type { Layout } from './layout.ts'
 
-/** `key` is SPKI in DER, base64; `keyId` its SHA-256. */
+/**
+ * `key` is SPKI in DER, base64; `keyId` its SHA-256. `coordinator` is the URL that the machine was enrolled with,
+ * absent on a machine that was enrolled before it was kept here.
+ */
 const grantKeySchema = v.strictObject({
   machine: idSchema,
+  coordinator: v.optional(v.pipe(v.string(), v.url(), v.maxLength(2000))),
   keys: v.pipe(v.array(v.strictObject({ keyId: sha256Schema, key: base64Schema })), v.minLength(1), v.maxLength(8)),
 })
 export type GrantKeys = v.InferOutput<typeof grantKeySchema>

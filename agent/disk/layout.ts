@@ -24,6 +24,10 @@ export type Layout = {
   readonly refused: string
   readonly orders: string
   readonly runnerLock: string
+  /** Written by the agent: up to which record the coordinator has an order that is about to reboot, one file an order. */
+  readonly acked: string
+  /** When this machine was last changed by a run, and for which change. */
+  readonly lastRun: string
 }
 
 export function layoutOf(stateDir: string): Layout {
@@ -42,6 +46,8 @@ export function layoutOf(stateDir: string): Layout {
     refused: join(run, 'refused'),
     orders: join(run, 'orders'),
     runnerLock: join(run, 'runner.lock'),
+    acked: join(agent, 'acked'),
+    lastRun: join(run, 'last-run.json'),
   }
 }
 
@@ -73,6 +79,10 @@ export type OrderLayout = {
   readonly apt: string
   /** Package states right before the latch, for the comparison afterwards. */
   readonly before: string
+  /** The machine's health right before the latch. */
+  readonly health: string
+  /** The boot in which the reboot of this run was decided; there is never a second one. */
+  readonly reboot: string
 }
 
 export function orderLayoutOf(layout: Layout, order: string): OrderLayout {
@@ -99,6 +109,8 @@ export function orderFilesOf(folder: string): OrderLayout {
     wrapperLog: join(folder, 'wrapper.log'),
     apt: join(folder, 'apt'),
     before: join(folder, 'before.json'),
+    health: join(folder, 'health.json'),
+    reboot: join(folder, 'reboot.json'),
   }
 }
 

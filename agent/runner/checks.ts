@@ -1,50 +1,63 @@
 /**
- * What is looked at before the latch and after the install: space, locks, the administrator's own programs in
- * checks.d, versions against the plan, automatic marks, dpkg's audit.
+ * What is looked at before the latch and after the install: space, read-only filesystems, the machine's own rules,
+ * locks, the administrator's own programs in checks.d, versions against the plan, automatic marks, dpkg's audit.
  */
 import { join } from 'node:path'
+import * as v from 'valibot'
 import type { Step } from '../../protocol/files.ts'
 import type { Plan } from '../../protocol/plan.ts'
+import { runObjection, weekTimeOf } from '../apt/allow.ts'
 import { aptEnvironment, auditArgv, pathOn } from '../apt/command.ts'
 import { diagnose, visible } from '../apt/diagnosis.ts'
 import { shortList } from '../apt/plan.ts'
+import { dpkgLocksOf, readOnlyPaths, shortages, shortageText } from '../apt/preflight.ts'
 import { listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
-import { automaticOf, dpkgLocksOf, type Ending, failedFor, type Order, runStep, statusOf } from './order.ts'
+import { conffileDebt } from './conffiles.ts'
+import { automaticOf, type Ending, failedFor, type Order, runStep, statusOf } from './order.ts'
 
 type Then = (ending: Ending | null) => void
 
-/** Free space on every filesystem that dpkg or smith writes to, against what the plan unpacks. */
-export function spaceEnding(order: Order, plan: Plan, unpackedBytes: number): Ending | null {
-  const { disk } = order.context.ports
-  const margin = order.context.config.limits.freeBytesMin
-  const needs = new Map<string, { paths: string[]; needed: number; free: number }>()
-  // dpkg unpacks beside the old files before it removes them, so a shrinking upgrade needs room too.
-  const largest = plan.installs.reduce((most, entry) => Math.max(most, entry.size * 4), 0)
-  const growth = Math.max(0, unpackedBytes) + largest
-  for (const [path, needed] of [
-    ['/', 0],
-    ['/usr', growth],
-    ['/var/lib/dpkg', 0],
-    ['/boot', 0],
-  ] as const) {
-    const full = pathOn(order.target, path)
-    if (disk.factsOf(full) === null) continue
-    const { device, freeBytes } = disk.freeSpace(full)
-    const known = needs.get(device) ?? { paths: [], needed: margin, free: freeBytes }
-    needs.set(device, { paths: [...known.paths, full], needed: known.needed + needed, free: freeBytes })
+/** Space, inodes and read-only filesystems, looked at again now that everything is downloaded. */
+export function filesystemEnding(order: Order, plan: Plan, unpackedBytes: number): Ending | null {
+  const { config, ports, layout } = order.context
+  const readOnly = readOnlyPaths(ports.machine.textOf('/proc/self/mountinfo') ?? '', order.target, false)
+  if (readOnly.length > 0) {
+    return failedFor('pre-checks', 'disk', `mounted read-only: ${readOnly.join(', ')}`, readOnly, [
+      'See dmesg and /proc/mounts for why; mount it for writing (mount -o remount,rw), then retry.',
+    ])
   }
-  const short = [...needs.values()].filter((one) => one.free < one.needed)
+  const short = shortages({
+    disk: ports.disk,
+    target: order.target,
+    plan,
+    unpackedBytes,
+    download: { folder: layout.state, bytes: 0 },
+    marginBytes: config.limits.freeBytesMin,
+  })
   if (short.length === 0) return null
-  const lines = short.map(
-    (one) => `${one.paths.join(', ')}: ${megabytes(one.free)} free, ${megabytes(one.needed)} needed`,
-  )
+  const lines = short.map(shortageText)
   return failedFor('pre-checks', 'disk', `too little space: ${lines.join('; ')}`, lines, [
-    'Free space on the machine (df -h, apt-get clean, old kernels in /boot), then retry.',
+    'Free space on the machine (df -h, df -i, apt-get clean, old kernels in /boot), then retry.',
   ])
 }
 
-function megabytes(bytes: number): string {
-  return `${Math.ceil(bytes / 1_000_000)} MB`
+const lastRunSchema = v.object({ at: v.number(), change: v.string() })
+
+/** The machine's own rules, which no grant overrules. Looked at when the run begins and right before the latch. */
+export function ruleEnding(order: Order, step: Step): Ending | null {
+  const { config, ports, layout } = order.context
+  const bytes = readIfExists(ports.disk, layout.lastRun, 65_536)
+  const last = bytes === null ? null : v.parse(lastRunSchema, JSON.parse(bytes.toString('utf8')))
+  const now = ports.now()
+  const objection = runObjection(config.allow, { now, local: weekTimeOf(now), last, change: order.payload.change })
+  if (objection === null) return null
+  return failedFor(
+    step,
+    'check',
+    objection,
+    [],
+    [`The rules stand under [allow] in ${config.file} on the machine; retry when they allow it.`],
+  )
 }
 
 const LOCK_POLL_MS = 500
@@ -80,58 +93,78 @@ export function waitForLocks(order: Order, then: Then): void {
   look()
 }
 
-/** The programs in checks.d/pre or checks.d/post, one after another, in the order of their names. */
+/**
+ * The programs in checks.d/pre or checks.d/post, one after another, in the order of their names; all of them, also
+ * when one fails, so that a person hears everything at once.
+ */
 export function runChecks(order: Order, when: 'pre' | 'post', step: Step, then: Then): void {
-  const { ports, config } = order.context
-  const folder = join(config.checksDir, when)
-  const names = listNames(ports.disk, folder).filter(
+  const folder = join(order.context.config.checksDir, when)
+  const names = listNames(order.context.ports.disk, folder).filter(
     (name) => /^[A-Za-z0-9][A-Za-z0-9_.-]*$/.test(name) && !/\.(dpkg-[a-z]+|bak|orig)$/.test(name),
   )
+  const failures: Failure[] = []
   const next = (index: number): void => {
     const name = names[index]
-    if (name === undefined) return then(null)
-    const path = join(folder, name)
-    const facts = ports.disk.factsOf(path)
-    if (facts === null || facts.kind !== 'file' || (facts.mode & 0o111) === 0) {
-      order.records.note(`check ${name} is passed over: it is no executable file`)
-      return next(index + 1)
-    }
-    if ((facts.mode & 0o002) !== 0) {
-      return then(
-        failedFor(step, 'check', `check ${path} may be written by anyone, so it is not run`, [], [`chmod o-w ${path}`]),
-      )
-    }
-    order.records.note(`check ${name}`)
-    runStep(
-      order,
-      {
-        argv: [path],
-        environment: checkEnvironment(order),
-        folder: '/',
-        output: '',
-        timeLimitMs: config.limits.checkMs,
-        diesWithUs: true,
-      },
-      (end, printed) => {
-        if (end.status === 0) return next(index + 1)
-        const how = end.timedOut
-          ? `took longer than ${config.limits.checkMs / 1000} s`
-          : (end.problem ??
-            (end.signal === null ? `ended with exit status ${end.status}` : `was ended by ${end.signal}`))
-        const lines = printed
-          .split('\n')
-          .filter((line) => line.trim() !== '')
-          .slice(-5)
-          .map((line) => visible(line).slice(0, 500))
-        then(
-          failedFor(step, 'check', `check ${name} ${how}`, lines, [
-            `Run ${path} by hand on the machine and mend what it says, then retry.`,
-          ]),
-        )
-      },
-    )
+    if (name === undefined) return then(failures.length === 0 ? null : endingOf(failures, step))
+    runCheck(order, join(folder, name), name, (failure) => {
+      if (failure !== null) failures.push(failure)
+      next(index + 1)
+    })
   }
   next(0)
+}
+
+type Failure = { readonly message: string; readonly lines: readonly string[]; readonly advice: string }
+
+function endingOf(failures: readonly Failure[], step: Step): Ending {
+  return failedFor(
+    step,
+    'check',
+    failures.map((one) => one.message).join('; '),
+    failures.flatMap((one) => one.lines),
+    failures.map((one) => one.advice),
+  )
+}
+
+function runCheck(order: Order, path: string, name: string, then: (failure: Failure | null) => void): void {
+  const { ports, config } = order.context
+  const facts = ports.disk.factsOf(path)
+  if (facts === null || facts.kind !== 'file' || (facts.mode & 0o111) === 0) {
+    order.records.note(`check ${name} is passed over: it is no executable file`)
+    return then(null)
+  }
+  if ((facts.mode & 0o002) !== 0) {
+    return then({
+      message: `check ${path} may be written by anyone, so it is not run`,
+      lines: [],
+      advice: `chmod o-w ${path}`,
+    })
+  }
+  order.records.note(`check ${name}`)
+  const spec = {
+    argv: [path],
+    environment: checkEnvironment(order),
+    folder: '/',
+    output: '',
+    timeLimitMs: config.limits.checkMs,
+    diesWithUs: true,
+  }
+  runStep(order, spec, (end, printed) => {
+    if (end.status === 0) return then(null)
+    const how = end.timedOut
+      ? `took longer than ${config.limits.checkMs / 1000} s`
+      : (end.problem ?? (end.signal === null ? `ended with exit status ${end.status}` : `was ended by ${end.signal}`))
+    const lines = printed
+      .split('\n')
+      .filter((line) => line.trim() !== '')
+      .slice(-5)
+      .map((line) => visible(line).slice(0, 500))
+    then({
+      message: `check ${name} ${how}`,
+      lines,
+      advice: `Run ${path} by hand on the machine and mend what it says, then retry.`,
+    })
+  })
 }
 
 function checkEnvironment(order: Order): Record<string, string> {
@@ -143,9 +176,10 @@ function checkEnvironment(order: Order): Record<string, string> {
   }
 }
 
-/** Kept right before the latch, once: after a restart the marks of then still count. */
+/** Kept right before the latch, once: after a restart what was then still counts. */
 export function keepMarks(order: Order): void {
-  const marks = { automatic: [...automaticOf(order)], packages: [...installedKeys(order)] }
+  const debt = conffileDebt(order.context.ports.disk, pathOn(order.target, '/etc'))
+  const marks = { automatic: [...automaticOf(order)], packages: [...installedKeys(order)], debt }
   writeFileDurably(order.context.ports.disk, order.files.before, `${JSON.stringify(marks)}\n`, { mode: 0o640 })
 }
 

@@ -46,11 +46,13 @@ export function readExit(disk: Disk, files: OrderLayout): InstallExit | null {
 
 /**
  * Who took the latch: the wrapper, as its last act before apt; or the runner, to end an order for which apt never
- * began, so that no wrapper that is still on its way can begin. `ending` is then the result that was decided.
+ * began, so that no wrapper that is still on its way can begin (`ending` is then the result that was decided); or
+ * the runner for a run that only reboots.
  */
 const latchSchema = v.variant('by', [
   v.strictObject({ by: v.literal('wrapper'), at: countSchema, try: countSchema }),
   v.strictObject({ by: v.literal('runner'), at: countSchema, ending: v.unknown() }),
+  v.strictObject({ by: v.literal('reboot'), at: countSchema }),
 ])
 export type Latch = v.InferOutput<typeof latchSchema>
 

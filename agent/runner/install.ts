@@ -10,9 +10,13 @@ import { parseHistory, parseProgress } from '../apt/parsers.ts'
 import { readMachineFile } from '../apt/planning.ts'
 import { writeFileDurably } from '../disk/disk.ts'
 import type { Plan } from '../../protocol/plan.ts'
+import { dpkgLocksOf } from '../apt/preflight.ts'
+import { closeRun } from './aftermath.ts'
 import { comparison, keepMarks, runAudit, runChecks, versionsWrong } from './checks.ts'
 import { type InstallExit, readCommand, readExit, readLatch, readTry, takeLatch } from './command-file.ts'
-import { dpkgLocksOf, type Ending, endOrder, failedFor, type Order, outputSince, type Run } from './order.ts'
+import { awaitHealth, keepHealth } from './health-probe.ts'
+import { type Ending, endOrder, failedFor, type Order, outputSince, type Run } from './order.ts'
+import { isRebootToDo, startReboot } from './reboot.ts'
 
 /** The wrapper puts the progress file there. */
 const STATUS_FD = 4
@@ -32,11 +36,18 @@ export function endBefore(run: Run, ending: Ending): void {
   run.done()
 }
 
+/** The pictures of before are taken, then the wrapper is started. */
 export function startInstall(run: Run, plan: Plan): void {
+  keepHealth(run.order, () => {
+    run.order.records.begin('latch')
+    keepMarks(run.order)
+    startWrapper(run, plan)
+  })
+}
+
+function startWrapper(run: Run, plan: Plan): void {
   const { order, programs } = run
   const { disk, processes } = order.context.ports
-  order.records.begin('latch')
-  keepMarks(order)
   const command = {
     order: order.id,
     try: readTry(disk, order.files),
@@ -204,23 +215,29 @@ function afterInstall(run: Run, exit: InstallExit): void {
   postChecks(run, 'every package of the plan is installed')
 }
 
+/** Health and the checks after are for what remains: with a reboot to come they wait for it. */
 function postChecks(run: Run, message: string): void {
   const { order } = run
+  const { ports, config } = order.context
   order.records.begin('post-checks')
   runAudit(order, (unclean) => {
     const wrong = unclean ?? comparison(order, order.approved)
     if (wrong !== null) return end(run, wrong)
-    runChecks(order, 'post', 'post-checks', (ending) => {
-      if (ending !== null) return end(run, ending)
-      order.records.begin('verify')
-      end(run, { outcome: 'succeeded', cause: null, step: 'verify', message, evidence: [], advice: [] })
+    if (isRebootToDo(order)) return startReboot(run, message)
+    const deadlineAt = ports.now() + config.limits.settleMs + config.limits.healthMs
+    awaitHealth(order, 'post-checks', deadlineAt, (worse) => {
+      if (worse !== null) return end(run, worse)
+      runChecks(order, 'post', 'post-checks', (ending) => {
+        if (ending !== null) return end(run, ending)
+        order.records.begin('verify')
+        end(run, { outcome: 'succeeded', cause: null, step: 'verify', message, evidence: [], advice: [] })
+      })
     })
   })
 }
 
 function end(run: Run, ending: Ending): void {
-  endOrder(run.order, ending, true)
-  run.done()
+  closeRun(run, ending)
 }
 
 /**

@@ -9,12 +9,13 @@ import {
   type Step,
 } from '../../protocol/files.ts'
 import { type Plan, type PlanEvidence } from '../../protocol/plan.ts'
-import { type AptFolders, aptFoldersOf, type AptTarget, pathOn } from '../apt/command.ts'
+import { type AptFolders, aptFoldersOf, type AptTarget } from '../apt/command.ts'
 import type { Diagnosis } from '../apt/diagnosis.ts'
 import { type PackageState, parseAutomatic, parseDpkgStatus } from '../apt/parsers.ts'
-import { isRebootDue, readMachineFile } from '../apt/planning.ts'
+import { readMachineFile } from '../apt/planning.ts'
+import { isRebootDue } from '../apt/reboot.ts'
 import type { ProcessEnd, ProcessSpec } from '../apt/processes.ts'
-import { readIfExists } from '../disk/disk.ts'
+import { readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { type OrderLayout, orderLayoutOf } from '../disk/layout.ts'
 import type { Programs, RunnerContext } from './ports.ts'
 import { openRecords, type RecordLog } from './records.ts'
@@ -88,6 +89,11 @@ export function failedFor(
 
 /** Writes the result, the last record. */
 export function endOrder(order: Order, ending: Ending, latched: boolean): Result {
+  const { disk, now } = order.context.ports
+  if (latched) {
+    const run = { at: now(), order: order.id, change: order.payload.change }
+    writeFileDurably(disk, order.context.layout.lastRun, `${JSON.stringify(run)}\n`, { mode: 0o644 })
+  }
   const result = order.records.end({
     outcome: ending.outcome,
     cause: ending.cause,
@@ -96,12 +102,16 @@ export function endOrder(order: Order, ending: Ending, latched: boolean): Result
     evidence: ending.evidence.slice(0, 40).map((line) => line.slice(0, 2000)),
     advice: ending.advice.slice(0, 20).map((line) => line.slice(0, 2000)),
     latched,
-    rebootPending: isRebootDue(order.context.ports, order.target),
+    rebootPending: rebootDue(order),
     installed: installedOf(order).slice(0, 4000),
   })
   // What was downloaded has done its duty; lists and configuration stay as evidence.
-  order.context.ports.disk.remove(order.folders.cache)
+  disk.remove(order.folders.cache)
   return result
+}
+
+export function rebootDue(order: Order): boolean {
+  return isRebootDue(order.context.ports, order.target, order.context.config.rebootWhen)
 }
 
 export function statusOf(order: Order): Map<string, PackageState> {
@@ -142,9 +152,4 @@ export function outputSince(order: Order, from: number): string {
   const size = disk.factsOf(order.files.output)?.size ?? 0
   const start = Math.max(from, size - DIAGNOSED_BYTES_MAX)
   return disk.read(order.files.output, start, size - start).toString('utf8')
-}
-
-/** The lock files of dpkg, which every program that changes packages takes. */
-export function dpkgLocksOf(target: AptTarget): string[] {
-  return ['lock-frontend', 'lock'].map((name) => pathOn(target, `/var/lib/dpkg/${name}`))
 }

@@ -1,11 +1,16 @@
 /** What the runner needs of the world. Everything that it decides happens in its callbacks, synchronously. */
+import type { LockHolder } from '../apt/kernel.ts'
 import type { Machine } from '../apt/planning.ts'
 import type { Processes } from '../apt/processes.ts'
 import type { AgentConfig } from '../config.ts'
 import type { Disk } from '../disk/disk.ts'
 import type { Layout } from '../disk/layout.ts'
 
-export type LockHolder = { readonly pid: number; readonly command: string; readonly forMs: number }
+/** `refused`: its host answered and nothing listens there, so the way to it is open. `unknown`: it can't be tried. */
+export type Connected = {
+  readonly how: 'connected' | 'refused' | 'unreachable' | 'unknown'
+  readonly problem: string | null
+}
 export type ProcessFacts = {
   readonly pid: number
   readonly parent: number
@@ -24,6 +29,12 @@ export type RunnerPorts = {
   readonly lockHolder: (path: string) => LockHolder | null
   /** The processes that belong to an order, for a person who wonders what hangs. */
   readonly processesOf: (order: string) => ProcessFacts[]
+  /** Tries a new TLS connection and closes it at once; always calls back, at the latest after the time given. */
+  readonly connect: (
+    to: { readonly host: string; readonly port: number },
+    timeoutMs: number,
+    then: (connected: Connected) => void,
+  ) => void
 }
 
 export type RunnerContext = {

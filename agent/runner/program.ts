@@ -5,6 +5,7 @@ import { layoutOf, orderLayoutOf } from '../disk/layout.ts'
 import { knownOrders, lastRecord } from '../disk/order-state.ts'
 import { readLatch } from './command-file.ts'
 import { createRealPorts } from './real-ports.ts'
+import { readReboot } from './reboot.ts'
 import { createRunner } from './runner.ts'
 
 /** Not 0: an order may be left, and whoever keeps the runner has to start it again. */
@@ -16,6 +17,8 @@ export async function runUntilIdle(config: AgentConfig): Promise<void> {
   const isInstalling = () =>
     knownOrders(ports.disk, layout).some((order) => {
       const files = orderLayoutOf(layout, order)
+      // From its own reboot on, a run waits for the machine to go down, so it must not be what holds that up.
+      if (readReboot(ports.disk, files) !== null) return false
       return readLatch(ports.disk, files)?.by === 'wrapper' && lastRecord(ports.disk, files)?.type !== 'result'
     })
   // A shutdown must not overtake apt, so the runner stays until apt has ended; before the latch it may go at once.

@@ -50,6 +50,8 @@ export type RecordLog = {
   readonly result: () => Result | null
   /** How many bytes of the output have become records. */
   readonly offset: () => number
+  /** The number of the last record. */
+  readonly count: () => number
   readonly begin: (step: Step) => void
   readonly note: (text: string) => void
   readonly progress: (percent: number, label: string) => void
@@ -98,6 +100,7 @@ export function openRecords(ports: RecordPorts, files: OrderLayout, bytesMax: nu
     step: () => state.step,
     result: () => state.result,
     offset: () => state.offset,
+    count: () => state.n,
     begin: (step) => {
       // What is there when the install is seen to have begun is apt's: nothing prints in the step of the latch.
       if (step !== 'install') drain(true)

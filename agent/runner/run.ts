@@ -1,7 +1,7 @@
 /**
  * One claimed order from its claim to its result: `update, replan, fetch, pre-checks`, then the wrapper with latch
- * and install (install.ts), then `post-checks, verify`. Everything that must survive is on disk: a runner that is
- * killed anywhere is started again and goes on from what it finds.
+ * and install (install.ts), then `post-checks`, where it is due `reboot` (reboot.ts), and `verify`. Everything that
+ * must survive is on disk: a runner that is killed anywhere is started again and goes on from what it finds.
  * Invariant: without a latch nothing on the machine was changed, and the steps begin anew; with one, apt is never
  * started again for this order.
  */
@@ -19,15 +19,18 @@ import {
   unreadableConfiguration,
   updateSpec,
 } from '../apt/planning.ts'
+import { rebootObjection } from '../apt/allow.ts'
 import { diagnose } from '../apt/diagnosis.ts'
 import { isRefusal, type Planned } from '../apt/plan.ts'
 import { releasesGoneBack, releasesIn } from '../apt/sources.ts'
 import { codeOf, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
-import { runChecks, spaceEnding, waitForLocks } from './checks.ts'
-import { readLatch, readTry } from './command-file.ts'
+import { filesystemEnding, ruleEnding, runChecks, waitForLocks } from './checks.ts'
+import { readLatch, readTry, takeLatch } from './command-file.ts'
+import { keepHealth } from './health-probe.ts'
 import { endBefore, resumeInstall, startInstall } from './install.ts'
 import { type Ending, endOrder, failed, failedFor, openOrder, type Order, type Run, runStep } from './order.ts'
 import type { Programs, RunnerContext } from './ports.ts'
+import { readReboot, resumeReboot, startReboot } from './reboot.ts'
 
 /** Takes a claimed order to its result; `done` is called when that is on disk. */
 export function runOrder(context: RunnerContext, programs: Programs, id: string, done: () => void): void {
@@ -40,16 +43,25 @@ export function runOrder(context: RunnerContext, programs: Programs, id: string,
     endOrder(order, latch.ending as Ending, false)
     return done()
   }
+  const reboot = readReboot(context.ports.disk, order.files)
+  if (reboot !== null) return resumeReboot(run, reboot)
   if (latch?.by === 'wrapper') return resumeInstall(run)
+  if (latch?.by === 'reboot') return startReboot(run, REBOOT_ONLY)
   beginTry(run)
 }
+
+const REBOOT_ONLY = 'nothing was to be installed; the reboot that was due is done'
+/** A clock that is so far behind the coordinator's is worth a word. */
+const SKEW_SAID_MS = 10_000
 
 /** A machine that went down may have lost output that was printed and never synced; the log must say so. */
 function noteBoot(order: Order): void {
   const { disk, machine } = order.context.ports
   const before = readIfExists(disk, order.files.boot, 256)?.toString('utf8').trim()
   if (before === machine.bootId) return
-  if (before !== undefined) order.records.powerCut()
+  // The run's own reboot loses nothing: all was recorded and acknowledged before it.
+  const isOwn = before !== undefined && readReboot(disk, order.files)?.bootId === before
+  if (before !== undefined && !isOwn) order.records.powerCut()
   writeFileDurably(disk, order.files.boot, `${machine.bootId}\n`, { mode: 0o640 })
 }
 
@@ -64,7 +76,7 @@ function beginTry(run: Run): void {
   writeFileDurably(disk, order.files.tries, `${number}\n`, { mode: 0o640 })
   if (number === 1) order.records.begin('claim')
   else order.records.note(`the runner was started again; nothing is changed yet, the steps begin anew (try ${number})`)
-  if (number === 1) return update(run)
+  if (number === 1) return admit(run)
   const spec = {
     argv: ['flock', order.files.lock, 'true'],
     environment: {},
@@ -74,9 +86,20 @@ function beginTry(run: Run): void {
     diesWithUs: true,
   }
   processes.start(spec, () => {
-    if (readLatch(disk, order.files) === null) update(run)
+    if (readLatch(disk, order.files) === null) admit(run)
     else resumeInstall(run)
   })
+}
+
+/** What this machine allows at all comes first, before anything is downloaded for the run. */
+function admit(run: Run): void {
+  const { order } = run
+  const refused = ruleEnding(order, 'claim')
+  if (refused !== null) return endBefore(run, refused)
+  const behindMs = order.payload.issuedAt - order.context.ports.now()
+  if (behindMs > SKEW_SAID_MS)
+    order.records.note(`this machine's clock is ${Math.round(behindMs / 1000)} s or more behind the coordinator's`)
+  update(run)
 }
 
 function update(run: Run): void {
@@ -141,7 +164,7 @@ function replan(run: Run): void {
     if (diagnosis !== null) return endBefore(run, failed('replan', diagnosis))
     const plan = (archives: string) => {
       const printed = { build: order.approved.build, arch: order.approved.arch, simulation, archives }
-      judge(run, planFrom(ports, order.target, order.folders, printed))
+      judge(run, planFrom(ports, order.target, order.folders, printed, config.rebootWhen))
     }
     const show = showSpec(config, order.folders, simulation)
     if (show === null) return plan('')
@@ -173,19 +196,22 @@ function judge(run: Run, planned: ReturnType<typeof planFrom>): void {
       ]),
     )
   }
-  if (order.payload.outageMinutes > 0 && planned.plan.rebootDue) {
+  const isRebootAsked = order.payload.outageMinutes > 0 && planned.plan.rebootDue
+  const objection = rebootObjection(order.context.config)
+  if (isRebootAsked && objection !== null) {
     return endBefore(
       run,
       failedFor(
         'replan',
         'reboot',
-        'a reboot is due and can not be done here',
+        `a reboot is due and can not be done: ${objection}`,
         [],
         ['Ask with outage:0; the reboot is then reported as pending.'],
       ),
     )
   }
   if (isEmptyPlan(planned.plan)) {
+    if (isRebootAsked) return preChecks(run, planned)
     order.records.note('nothing is left to do')
     order.records.begin('verify')
     return endBefore(run, {
@@ -274,13 +300,28 @@ function preChecks(run: Run, planned: Planned): void {
   const { order } = run
   const step: Step = 'pre-checks'
   order.records.begin(step)
-  const short = spaceEnding(order, planned.plan, planned.evidence.installedBytesDelta)
-  if (short !== null) return endBefore(run, short)
+  const blocked = filesystemEnding(order, planned.plan, planned.evidence.installedBytesDelta)
+  if (blocked !== null) return endBefore(run, blocked)
   waitForLocks(order, (held) => {
     if (held !== null) return endBefore(run, held)
     runChecks(order, 'pre', step, (ending) => {
-      if (ending !== null) return endBefore(run, ending)
-      startInstall(run, planned.plan)
+      // The download may have taken longer than the window was open.
+      const refused = ending ?? ruleEnding(order, step)
+      if (refused !== null) return endBefore(run, refused)
+      if (isEmptyPlan(planned.plan)) onlyReboot(run)
+      else startInstall(run, planned.plan)
     })
+  })
+}
+
+/** Nothing is to be installed and a reboot is due: the latch says that the machine is no longer untouched. */
+function onlyReboot(run: Run): void {
+  const { order } = run
+  const { disk, now } = order.context.ports
+  keepHealth(order, () => {
+    order.records.begin('latch')
+    if (takeLatch(disk, order.files, { by: 'reboot', at: now() })) return startReboot(run, REBOOT_ONLY)
+    // A wrapper of an older try was quicker after all: what apt did decides.
+    resumeInstall(run)
   })
 }

@@ -8,7 +8,7 @@ import * as v from 'valibot'
 import type { OrderInHand } from '../../protocol/agent.ts'
 import { type GrantPayload, type OrderEvidence, grantPayloadSchema, inboxEntrySchema } from '../../protocol/files.ts'
 import { ID_PATTERN } from '../../protocol/ids.ts'
-import { type Disk, createExclusively, listNames, readIfExists } from '../disk/disk.ts'
+import { type Disk, TEMPORARY_PREFIX, createExclusively, listNames, readIfExists } from '../disk/disk.ts'
 import { type Layout, grantEntryName, orderLayoutOf } from '../disk/layout.ts'
 import { evidenceOf, knownOrders, readFate } from '../disk/order-state.ts'
 import type { Log } from '../ports.ts'
@@ -95,6 +95,16 @@ export function forget(disk: Disk, layout: Layout, order: string): void {
 
 export function dropDownloads(disk: Disk, layout: Layout, order: string): void {
   disk.remove(join(layout.prefetch, order))
+  disk.remove(join(layout.acked, order))
+}
+
+/** For the runner, which reboots only after the coordinator has the record of it. Not synced: it is said again. */
+export function writeAcked(disk: Disk, layout: Layout, order: string, upTo: number): void {
+  disk.makeFolder(layout.acked, 0o700)
+  const temporary = join(layout.acked, `${TEMPORARY_PREFIX}${order}`)
+  disk.remove(temporary)
+  disk.write(temporary, Buffer.from(`${upTo}\n`), 'create', 0o600)
+  disk.rename(temporary, join(layout.acked, order))
 }
 
 /** Removes the marks of orders that left no other trace any more. */

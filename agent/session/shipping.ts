@@ -8,7 +8,7 @@ import { type OrderInHand, RECORDS_WINDOW_MAX } from '../../protocol/agent.ts'
 import type { OrderEvidence } from '../../protocol/files.ts'
 import { orderLayoutOf } from '../disk/layout.ts'
 import type { AgentPorts, Cancel } from '../ports.ts'
-import { cautiousEvidence, fenceOf } from './evidence.ts'
+import { cautiousEvidence, fenceOf, writeAcked } from './evidence.ts'
 import { guard, problemOf } from './guard.ts'
 import { type Border, RecordsError, START, isResultLine, readBatch, seek } from './records.ts'
 
@@ -266,7 +266,15 @@ function onAck(s: State, order: string, upTo: number): void {
   } else if (tail.underWay.length > 0 && s.ports.clock.monotonicNow() - tail.movedAt >= REWIND_MS) {
     rewind(s, tail)
   }
+  guard(s.ports.log, 'telling the runner what is acknowledged', { order }, () => tellAcked(s, tail))
   ship(s, tail)
+}
+
+/** A run that is about to reboot waits until the coordinator knows of it; for others nothing is written. */
+function tellAcked(s: State, tail: Tail): void {
+  const { disk, layout } = s.ports
+  if (tail.ended || disk.factsOf(orderLayoutOf(layout, tail.order).reboot) === null) return
+  writeAcked(disk, layout, tail.order, tail.acked)
 }
 
 function advance(s: State, tail: Tail, upTo: number): void {

@@ -115,7 +115,12 @@ t.test('[PLN-3] files of apt and dpkg: status, marks, Release, list names, histo
     'Origin: t\nSuite: prod\nVersion: 725\nDate: Sun, 22 Nov 2026 16:58:29 GMT\nSHA256:\n abc 1 main/Packages\n'
   const signed = `-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n${release}-----BEGIN PGP SIGNATURE-----\n\nabc\n`
   for (const text of [release, signed])
-    t.same(parseRelease(text), { suite: 'prod', dateAt: Date.UTC(2026, 10, 22, 16, 58, 29), number: '725' })
+    t.same(parseRelease(text), {
+      suite: 'prod',
+      dateAt: Date.UTC(2026, 10, 22, 16, 58, 29),
+      validUntilAt: null,
+      number: '725',
+    })
   t.equal(parseRelease('Suite: stable\nVersion: 12.5\n').number, null)
   t.equal(parseRelease('Suite: stable\nVersion: 12.5\nBuild: 726\n').number, '726')
   t.same(parseListName('127.0.0.1:9_a%5fb_dists_prod_InRelease'), { uri: '127.0.0.1:9/a_b', suite: 'prod' })
@@ -279,7 +284,7 @@ t.test(
 
     const hidden = join(machine.root.root, 'etc/apt/preferences.d/pin')
     writeFileSync(hidden, 'Package: *\nPin: release a=x\nPin-Priority: 1\n')
-    const blind = { canRead: (path: string) => path !== hidden, kernel: '', bootId: '' }
+    const blind = { ...createRealMachine(), canRead: (path: string) => path !== hidden }
     const refused = await planOnce({ ...ports, machine: blind }, request)
     t.match(refused, { kind: 'cannot-plan', subject: hidden, remedy: /chmod a\+r/ })
     rmSync(hidden)

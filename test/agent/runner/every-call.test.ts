@@ -14,6 +14,7 @@ import { createRealDisk, type Disk } from '../../../agent/disk/disk.ts'
 import { makeStateFolders } from '../../../agent/disk/grant-key.ts'
 import { layoutOf, orderFilesOf, orderLayoutOf } from '../../../agent/disk/layout.ts'
 import { readCommand, readTry, takeLatch } from '../../../agent/runner/command-file.ts'
+import type { Connected } from '../../../agent/runner/ports.ts'
 import { createRunner } from '../../../agent/runner/runner.ts'
 import type { Result, RunRecord } from '../../../protocol/files.ts'
 import { bytesOfRecords, createSigner } from './machine.ts'
@@ -161,9 +162,11 @@ function startRunner(w: World, faults: Faults): void {
     now: () => world.time,
     after: (ms: number, then: () => void) => w.later(ms, generation, then),
     processes: createProcesses(w, faults, generation),
-    machine: { canRead: () => true, kernel: 'k', bootId: world.boot },
+    machine: { canRead: () => true, kernel: 'k', bootId: world.boot, textOf: () => null, lockHolder: () => null },
     lockHolder: () => null,
     processesOf: () => [],
+    connect: (_to: object, _ms: number, then: (connected: Connected) => void) =>
+      void w.later(1, generation, () => then({ how: 'connected', problem: null })),
   }
   const programs = { node: 'node', wrapper: 'wrapper.ts', hook: 'hook.ts' }
   createRunner(ports, w.config, programs, () => void (world.isIdle = true)).start()

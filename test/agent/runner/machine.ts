@@ -44,6 +44,9 @@ export type Scenario = {
   readonly published: readonly PackageSpec[]
   readonly auto?: readonly string[]
   readonly limits?: Readonly<Record<string, number>>
+  readonly coordinator?: string
+  /** More tables of agent.toml. */
+  readonly tables?: string
 }
 
 const WAIT_MS_MAX = 120_000
@@ -85,12 +88,12 @@ async function createWorld(dir: string, scenario: Scenario) {
 }
 type World = Awaited<ReturnType<typeof createWorld>>
 
-function configure(world: World, limits: Scenario['limits']): AgentConfig {
+function configure(world: World, { limits, coordinator, tables }: Scenario): AgentConfig {
   const { dir, root } = world
-  const lines = Object.entries({ poll: 0.02, lock_wait: 20, free_bytes: 1024, ...limits })
+  const lines = Object.entries({ poll: 0.02, lock_wait: 20, free_bytes: 1024, settle: 0, health: 1, ...limits })
   const file = join(dir, 'agent.toml')
   const text = [
-    'coordinator = "https://127.0.0.1:7600"',
+    `coordinator = "${coordinator ?? 'https://127.0.0.1:7600'}"`,
     `state_dir = "${join(dir, 'state')}"`,
     `log_file = "${join(dir, 'smith-agent.log')}"`,
     `repos_dir = "${root.sourcesDir}"`,
@@ -98,6 +101,7 @@ function configure(world: World, limits: Scenario['limits']): AgentConfig {
     `[apt]\nroot = "${root.root}"`,
     '[run]\nmode = "detached"',
     `[limits]\n${lines.map(([key, value]) => `${key} = ${value}`).join('\n')}`,
+    tables ?? '',
   ]
   writeFileSync(file, `${text.join('\n')}\n`)
   return readAgentConfig(file)
@@ -182,7 +186,7 @@ function createStarter(configFile: string) {
 export async function createMachine(scenario: Scenario) {
   const dir = await mkdtemp(join(tmpdir(), 'smith-runner-'))
   const world = await createWorld(dir, scenario)
-  const config = configure(world, scenario.limits)
+  const config = configure(world, scenario)
   const disk = createRealDisk()
   const layout = layoutOf(config.stateDir)
   makeStateFolders(disk, layout)

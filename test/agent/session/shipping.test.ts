@@ -1,5 +1,6 @@
 /** How records get from the disk to the coordinator: the real core on a real disk, a clock that the test moves. */
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 import { type Disk, createRealDisk } from '../../../agent/disk/disk.ts'
@@ -383,3 +384,32 @@ t.test('[AGT-14] a records file that becomes shorter, or a disk that fails, is t
   t.same(shipped(m), [1, 2, 3])
   t.end()
 })
+
+t.test(
+  '[RBT-10] the agent tells the runner what is acknowledged of an order that is about to reboot, and of no other',
+  (t) => {
+    const m = machine(t)
+    m.agent.start()
+    m.accept()
+    m.link().say(grantFrame())
+    claim(m)
+    write(m, lines(1, 3))
+    m.clock.advance(200)
+    m.link().say({ t: 'ack', order: ORDER, upTo: 3 })
+    const path = join(m.layout.acked, ORDER)
+    t.notOk(existsSync(path))
+    writeFileSync(orderLayoutOf(m.layout, ORDER).reboot, '{}')
+    write(m, lines(4, 5))
+    m.clock.advance(200)
+    m.link().say({ t: 'ack', order: ORDER, upTo: 4 })
+    t.equal(readFileSync(path, 'utf8'), '4\n')
+    m.link().say({ t: 'ack', order: ORDER, upTo: 5 })
+    t.equal(readFileSync(path, 'utf8'), '5\n')
+    write(m, [resultRecord(6)])
+    m.clock.advance(200)
+    m.link().say({ t: 'ack', order: ORDER, upTo: 6 })
+    m.link().say({ t: 'forget', order: ORDER })
+    t.notOk(existsSync(path), 'and nothing of it is left when the order is let go')
+    t.end()
+  },
+)
