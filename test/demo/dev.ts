@@ -58,7 +58,8 @@ for (const folder of SOURCES) {
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
+  process.on(signal, () => {
+    if (isEnding) return
     isEnding = true
     void restarting
       .then(() => site.stop())

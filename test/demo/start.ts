@@ -23,27 +23,29 @@ async function main(): Promise<void> {
   heading('smith: machines patched strictly one after another, under an approved change')
   say(`Everything of this demonstration lies in ${dir}; nothing else of this computer is touched.`)
   heading('A signed repository, a coordinator, and four machines')
-  site = await prepare(dir)
-  await run(site, ['machines'])
+  const made = await prepare(dir)
+  await run(made, ['machines'])
   heading('One line asks')
-  const change = await ask(site)
+  const change = await ask(made)
   heading('Approved, they are patched in series')
-  await approve(site, change)
-  await follow(site, change)
+  await approve(made, change)
+  await follow(made, change)
   heading('One machine failed, and the line stopped before the next')
-  await run(site, ['status', change])
-  await explain(site, change)
+  await run(made, ['status', change])
+  await explain(made, change)
   heading('The script of that package works the second time, so the machine is tried again')
-  await run(site, ['retry', change, FLAKY_MACHINE])
-  await follow(site, change)
+  await run(made, ['retry', change, FLAKY_MACHINE])
+  await follow(made, change)
   heading('Done')
-  await run(site, ['status', change])
-  await judge(site, change)
-  await stay(site, dir, change)
+  await run(made, ['status', change])
+  await judge(made, change)
+  await stay(made, dir, change)
 }
 
 async function prepare(dir: string): Promise<Site> {
   const made = await createSite({ dir })
+  // Known from here on, so that an error or Ctrl-C in the middle of what follows stops what was started.
+  site = made
   const installed = await Promise.all(INSTALLED.map((spec) => made.build(spec)))
   const flaky = await made.build(FLAKY_INSTALLED)
   const published = await Promise.all(PUBLISHED.map((spec) => made.build(spec)))
@@ -176,7 +178,8 @@ async function end(dir: string | null, status: number): Promise<never> {
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
+  // npm passes on a signal that the terminal has sent to all: a second one must not cut the ending short.
+  process.on(signal, () => {
     if (!isEnding) void end(site?.dir ?? null, signal === 'SIGINT' && isInteractive ? 0 : 130)
   })
 }
