@@ -7,7 +7,6 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
-import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
 import type { Actor, Instant, Write } from './state.ts'
 
 /** The frames of an agent that the core decides about; pings and proofs stay with the session. */
@@ -225,6 +224,3 @@ export type Settings = {
     readonly changePollMs: number
   }
 }
-
-/** A plan that came with an event and must reach the store with the turn. */
-export type PlanMade = { readonly hash: string; readonly plan: Plan; readonly evidence: PlanEvidence }
