@@ -71,6 +71,8 @@ const limitsSchema = v.strictObject({
   settle: secondsOf(5, 0, 3600),
   /** What then is worse than before, and may come back by itself, is looked at again for so long. */
   health: secondsOf(30, 0, 3600),
+  /** And for so long more when nothing is worse but that the machine is cut off from the coordinator. */
+  offline: secondsOf(900, 0, 86_400),
   /** How long the coordinator has to acknowledge that a reboot is about to be done. */
   reboot_ack: secondsOf(300),
 })
@@ -148,6 +150,7 @@ export type AgentLimits = {
   readonly freeBytesMin: number
   readonly settleMs: number
   readonly healthMs: number
+  readonly offlineMs: number
   readonly rebootAckMs: number
 }
 
@@ -241,6 +244,7 @@ function configOf(raw: v.InferOutput<typeof configSchema>, file: string): AgentC
       freeBytesMin: limits.free_bytes,
       settleMs: ms(limits.settle),
       healthMs: ms(limits.health),
+      offlineMs: ms(limits.offline),
       rebootAckMs: ms(limits.reboot_ack),
     },
     runMode: run.mode,

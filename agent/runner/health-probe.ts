@@ -11,7 +11,7 @@ import { isWatched, parseUnits, type Unit, unitsArgv } from '../apt/units.ts'
 import { readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { compareHealth, type Health, healthSchema, parseListening, parseNameservers, parseRoutes } from './health.ts'
 import { readGrantKeys } from '../disk/grant-key.ts'
-import { type Ending, failedFor, type Order } from './order.ts'
+import { ackedUpTo, type Ending, failedFor, type Order } from './order.ts'
 
 const ASK_MS_MAX = 30_000
 const CONNECT_MS_MAX = 10_000
@@ -36,7 +36,8 @@ export function readHealth(order: Order): Health | null {
 
 /**
  * Answers null as soon as nothing is worse than before, and a failure when something is that no waiting mends, or
- * still is at `deadlineAt`.
+ * still is at `deadlineAt`. A machine that is cut off could not tell its result anyway, and a cut has most often
+ * nothing to do with the run, so its way back is waited for longer (`limits.offline`).
  */
 export function awaitHealth(order: Order, step: Step, deadlineAt: number, then: (ending: Ending | null) => void): void {
   const { ports, config } = order.context
@@ -46,16 +47,23 @@ export function awaitHealth(order: Order, step: Step, deadlineAt: number, then: 
     return then(null)
   }
   const watched = (before.units ?? []).filter((unit) => isWatched(unit, false)).map((unit) => unit.id)
+  const since = ports.now()
   let said = ''
+  let saidAt = 0
   const look = () =>
     takeHealth(order, watched, (after) => {
       const { worse, notes } = compareHealth(before, after, ephemeralFrom(order))
       const names = worse.map((one) => one.text)
       if (worse.length === 0) {
+        if (said !== '')
+          order.records.note(`health: as before again, ${Math.round((ports.now() - since) / 1000)} s later`)
         for (const note of notes) order.records.note(`health: ${note}`)
         return then(null)
       }
-      if (worse.some((one) => one.isFinal) || ports.now() >= deadlineAt) {
+      // What is acknowledged went over the agent's old connection: then only new ones fail, and that is the machine.
+      const isCutOff = worse.every((one) => one.isOffline === true) && (said === '' || ackedUpTo(order) < saidAt)
+      const until = isCutOff ? deadlineAt + config.limits.offlineMs : deadlineAt
+      if (worse.some((one) => one.isFinal) || ports.now() >= until) {
         return then(
           failedFor(step, 'check', `the machine is worse than before: ${shortList(names)}`, names, [
             'Mend what got worse (systemctl --failed, ip route, journalctl -b), then resolve the order or retry.',
@@ -63,6 +71,7 @@ export function awaitHealth(order: Order, step: Step, deadlineAt: number, then: 
         )
       }
       if (names.join() !== said) order.records.note(`health: not yet as before: ${shortList(names)}`)
+      if (names.join() !== said) saidAt = order.records.count()
       said = names.join()
       ports.after(LOOK_AGAIN_MS, look)
     })

@@ -34,8 +34,8 @@ export const healthSchema = v.strictObject({
 })
 export type Health = v.InferOutput<typeof healthSchema>
 
-/** `isFinal`: no waiting mends it. */
-export type Worse = { readonly text: string; readonly isFinal: boolean }
+/** `isFinal`: no waiting mends it. `isOffline`: it is the way to the coordinator. */
+export type Worse = { readonly text: string; readonly isFinal: boolean; readonly isOffline?: boolean }
 export type Comparison = { readonly worse: readonly Worse[]; readonly notes: readonly string[] }
 
 export function compareHealth(before: Health, after: Health, ephemeralFrom: number): Comparison {
@@ -118,7 +118,7 @@ function compareConnection(before: Health, after: Health): Comparison {
   if (how === 'unknown') return { worse: [], notes: [`a new connection could not be tried: ${problem ?? ''}`] }
   if (how === 'unreachable' && (was === 'connected' || was === 'refused')) {
     const text = `no new connection to the coordinator at ${address} comes about (${problem ?? 'no answer'})`
-    return { worse: [{ text, isFinal: false }], notes: [] }
+    return { worse: [{ text, isFinal: false, isOffline: true }], notes: [] }
   }
   const isNews = how === 'refused' && was === 'connected'
   return {

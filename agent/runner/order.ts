@@ -1,4 +1,5 @@
 /** One claimed order in the runner's hands: its grant, its files, its records, and small helpers of all steps. */
+import { join } from 'node:path'
 import * as v from 'valibot'
 import {
   type Cause,
@@ -15,7 +16,7 @@ import { type PackageState, parseAutomatic, parseDpkgStatus } from '../apt/parse
 import { readMachineFile } from '../apt/planning.ts'
 import { isRebootDue } from '../apt/reboot.ts'
 import type { ProcessEnd, ProcessSpec } from '../apt/processes.ts'
-import { readIfExists, writeFileDurably } from '../disk/disk.ts'
+import { codeOf, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { type OrderLayout, orderLayoutOf } from '../disk/layout.ts'
 import type { Programs, RunnerContext } from './ports.ts'
 import { openRecords, type RecordLog } from './records.ts'
@@ -134,6 +135,19 @@ function installedOf(order: Order): string[] {
     const state = status.get(key)
     return state?.state === 'installed' ? [`${key}=${state.version}`] : []
   })
+}
+
+/** How many records the coordinator has, by the agent's word: it can only bring forward what a grant already allows. */
+export function ackedUpTo(order: Order): number {
+  const { disk } = order.context.ports
+  try {
+    const text = readIfExists(disk, join(order.context.layout.acked, order.id), 64)?.toString('utf8').trim() ?? ''
+    return /^[0-9]{1,15}$/.test(text) ? Number(text) : 0
+  } catch (error) {
+    // Whatever else it put there is no acknowledgement.
+    if (codeOf(error) === '') throw error
+    return 0
+  }
 }
 
 /** Runs a program whose output belongs to the order, and gives what it printed when it has ended. */

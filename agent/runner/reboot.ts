@@ -11,12 +11,12 @@ import { rebootObjection } from '../apt/allow.ts'
 import { aptEnvironment } from '../apt/command.ts'
 import { visible } from '../apt/diagnosis.ts'
 import { newestKernel } from '../apt/reboot.ts'
-import { codeOf, type Disk, readIfExists, writeFileDurably } from '../disk/disk.ts'
+import { type Disk, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import type { OrderLayout } from '../disk/layout.ts'
 import { closeRun } from './aftermath.ts'
 import { runChecks } from './checks.ts'
 import { awaitHealth } from './health-probe.ts'
-import { failedFor, type Order, rebootDue, type Run } from './order.ts'
+import { ackedUpTo, failedFor, type Order, rebootDue, type Run } from './order.ts'
 
 const markerSchema = v.strictObject({
   bootId: v.string(),
@@ -76,19 +76,6 @@ function awaitAck(run: Run, reboot: Reboot): void {
     )
   }
   look()
-}
-
-/** The agent's word: it can only bring forward what a grant already allows. */
-function ackedUpTo(order: Order): number {
-  const { disk } = order.context.ports
-  try {
-    const text = readIfExists(disk, join(order.context.layout.acked, order.id), 64)?.toString('utf8').trim() ?? ''
-    return /^[0-9]{1,15}$/.test(text) ? Number(text) : 0
-  } catch (error) {
-    // Whatever else it put there is no acknowledgement.
-    if (codeOf(error) === '') throw error
-    return 0
-  }
 }
 
 function giveCommand(run: Run, reboot: Reboot): void {

@@ -4,7 +4,7 @@
  */
 import t from 'tap'
 import type { PackageSpec } from '../archive/builder.ts'
-import { SUITES } from './base.ts'
+import { SUITES, whyNoHosts } from './base.ts'
 import { feedRows, machinesOf, online } from '../site/harness.ts'
 import {
   checkRun,
@@ -16,9 +16,8 @@ import {
   untilSettled,
   versionOn,
 } from './scenario.ts'
-import { whyNoSite } from './site.ts'
 
-const skip = (await whyNoSite('host')) ?? false
+const skip = whyNoHosts() ?? false
 t.setTimeout(1_200_000)
 
 const OLD: PackageSpec = { name: 'hello', version: '1.0' }

@@ -11,7 +11,7 @@ import { INSTALLED, PUBLISHED, BUILD } from '../demo/packages.ts'
 import { SUITES, type Suite, whyNoHosts } from './base.ts'
 import { enterShell } from './host.ts'
 import { startOf, sweep } from './network.ts'
-import { type HostSite, createHostSite, whyNoSite } from './site.ts'
+import { type HostSite, createHostSite } from './site.ts'
 
 /** What the process that keeps a site writes down for the others. */
 type Kept = {
@@ -111,8 +111,6 @@ async function up(count: number, options: UpOptions): Promise<void> {
     throw new Failure('hosts are up already', 'npm run hosts -- list, or first: npm run hosts -- down')
   const bare = whyNoHosts()
   if (bare !== null) throw new Failure(bare, 'install or grant what is missing, as root on Debian or Ubuntu')
-  const reason = await whyNoSite(options.coordinator)
-  if (reason !== null) throw new Failure(reason, 'npm run package')
   mkdirSync('/var/tmp', { recursive: true })
   const dir = mkdtempSync('/var/tmp/smith-hosts-')
   const log = join(dir, 'log')

@@ -4,14 +4,16 @@
  * The archive and, when asked for, the coordinator run on this side of the bridge; `coordinator: 'host'` puts the
  * built smith-coordinator on a host of its own.
  */
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { PackageName } from '../../systemd/contents.ts'
+import { DEFAULTS, type MadePackage, makePackages } from '../../systemd/package.ts'
 import { type Archive, createArchive } from '../archive/archive.ts'
-import { type BuiltPackage, type PackageSpec, buildPackage, hostArchitecture } from '../archive/builder.ts'
+import { type BuiltPackage, type PackageSpec, buildPackage } from '../archive/builder.ts'
 import { type ArchiveServer, serveArchive } from '../archive/server.ts'
 import { CHECKOUT, type Program, startProgram } from '../demo/process.ts'
-import { type Suite, ensureBase, whyNoHosts } from './base.ts'
-import { type Ran, must, run, until } from './commands.ts'
+import { type Suite, ensureBase } from './base.ts'
+import { type Ran, run, until } from './commands.ts'
 import { type Host, startHost } from './host.ts'
 import { type Network, createNetwork } from './network.ts'
 
@@ -57,25 +59,14 @@ export type HostSite = {
 
 const COORDINATOR_PORT = 7600
 
-/** The newest .deb that `npm run package` made, or null. */
-export async function builtDeb(program: 'smith-agent' | 'smith-coordinator'): Promise<string | null> {
-  const folder = join(CHECKOUT, 'dist')
-  const end = `_${await hostArchitecture()}.deb`
-  const found = existsSync(folder)
-    ? readdirSync(folder).filter((name) => name.startsWith(`${program}_`) && name.endsWith(end))
-    : []
-  const [name] = found.toSorted().toReversed()
-  return name === undefined ? null : join(folder, name)
-}
+let making: Promise<MadePackage[]> | null = null
 
-/** Why no site of hosts can be made, by name; null when one can. */
-export async function whyNoSite(coordinator: HostSiteOptions['coordinator'] = 'process'): Promise<string | null> {
-  const reason = whyNoHosts()
-  if (reason !== null) return reason
-  const needed = coordinator === 'host' ? (['smith-agent', 'smith-coordinator'] as const) : (['smith-agent'] as const)
-  for (const program of needed)
-    if ((await builtDeb(program)) === null) return `there is no dist/${program}_*.deb; make it with: npm run package`
-  return null
+/** The package, made of the sources as they are now, or found made of the same. */
+export async function builtDeb(program: PackageName): Promise<string> {
+  making ??= makePackages({ ...DEFAULTS, out: join(CHECKOUT, 'dist/fast'), level: 0 })
+  const found = (await making).find((one) => one.name === program)
+  if (found === undefined) throw new Error(`no ${program} was made`)
+  return found.path
 }
 
 type State = {
@@ -196,7 +187,6 @@ async function startSeat(s: State, site: HostSite): Promise<void> {
     await s.seat.must(['systemctl', 'start', 'smith-coordinator'])
   } else {
     const deb = await builtDeb('smith-coordinator')
-    if (deb === null) throw new Error('there is no dist/smith-coordinator_*.deb; make it with: npm run package')
     const host = await site.bootHost('coordinator')
     s.hosts.delete('coordinator')
     await host.write('/etc/smith/coordinator.toml', coordinatorConfig(s, '0.0.0.0', ''))
@@ -217,7 +207,6 @@ async function installDeb(host: Host, path: string): Promise<void> {
 
 async function addHost(s: State, site: HostSite, name: string, options: AddOptions): Promise<Host> {
   const deb = await builtDeb('smith-agent')
-  if (deb === null) throw new Error('there is no dist/smith-agent_*.deb; make it with: npm run package')
   const host = await site.bootHost(name, options.suite, options.files)
   for (const built of options.installed ?? []) await installDeb(host, built.path)
   await configure(s, site, host, options)
@@ -263,12 +252,4 @@ export function gateOn(
       ),
     open: async () => void (await host.must(['touch', `${file}.open`])),
   }
-}
-
-/** The checkout's own packages, made anew; takes some seconds. */
-export async function makePackages(): Promise<void> {
-  await must(['npm', 'run', '--silent', 'package'], {
-    timeoutMs: 600_000,
-    env: { PATH: `${CHECKOUT}node_modules/.bin:${process.env['PATH'] ?? ''}` },
-  })
 }

@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import { createSigningKey } from '../archive/signing.ts'
 import type { PackageSpec } from '../archive/builder.ts'
 import { approve, call, machinesOf, online, ordersOf, raise, untilStatus } from '../site/harness.ts'
+import { whyNoHosts } from './base.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
 import {
@@ -19,9 +20,9 @@ import {
   untilSettled,
   versionOn,
 } from './scenario.ts'
-import { type HostSite, gateOn, whyNoSite } from './site.ts'
+import { type HostSite, gateOn } from './site.ts'
 
-const skip = (await whyNoSite()) ?? false
+const skip = whyNoHosts() ?? false
 t.setTimeout(1_800_000)
 
 const NAME = 'prod-dal10-trouble1-worker-1'

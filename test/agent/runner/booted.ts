@@ -46,6 +46,8 @@ export type Story = {
   readonly reboot?: 'works' | 'does-nothing' | 'fails'
   /** The state of unit `web.service`, by what the machine has gone through. */
   readonly web?: (at: { readonly boot: number; readonly sinceMs: number; readonly isInstalled: boolean }) => string
+  /** Whether a new connection to the coordinator comes about. */
+  readonly isReached?: (at: { readonly sinceMs: number; readonly isInstalled: boolean }) => boolean
   readonly check?: (at: { readonly boot: number }) => number
   readonly hasNeedrestart?: boolean
   /** The agent.toml, from [limits] on. */
@@ -222,7 +224,12 @@ function startRunner(w: World): void {
     lockHolder: () => null,
     processesOf: () => [],
     connect: (_to: object, _ms: number, then: (connected: Connected) => void) =>
-      void w.later(1, generation, () => then({ how: 'connected', problem: null })),
+      void w.later(1, generation, () => {
+        const isReached = w.story.isReached?.({ sinceMs: world.time - world.bootAt, isInstalled: world.installs > 0 })
+        then(
+          isReached === false ? { how: 'unreachable', problem: 'EHOSTUNREACH' } : { how: 'connected', problem: null },
+        )
+      }),
   }
   const programs = { node: 'node', wrapper: 'wrapper.ts', hook: 'hook.ts' }
   createRunner(ports, w.config, programs, () => void (world.isIdle = true)).start()

@@ -234,6 +234,32 @@ t.test('[HLT-6] a run that leaves the machine worse fails with what got worse, a
   t.ok(slow.notes.some((note) => note === 'health: not yet as before: unit web.service was active and is activating'))
 })
 
+t.test(
+  '[HLT-9] a machine that is cut off waits longer for its way back than one that only can make no new connection',
+  async (t) => {
+    const base = mkdtempSync(join(tmpdir(), 'smith-health-'))
+    t.teardown(() => rmSync(base, { recursive: true }))
+    const cutFor = (ms: number) => {
+      let installedAt = 0
+      return ({ sinceMs, isInstalled }: { sinceMs: number; isInstalled: boolean }) => {
+        if (isInstalled && installedAt === 0) installedAt = sinceMs
+        return installedAt === 0 || sinceMs - installedAt > ms
+      }
+    }
+    const secondsAfter = ({ records, result }: ReturnType<typeof play>) =>
+      (result.at - (records.find((one) => one.type === 'step' && one.step === 'post-checks')?.at ?? 0)) / 1000
+    const back = play(join(base, 'a'), { outageMinutes: 0, acks: false, isReached: cutFor(600_000) })
+    t.match(back.result, { outcome: 'succeeded' })
+    t.ok(back.notes.some((note) => /^health: as before again, 60\d s later$/.test(note)))
+    const gone = play(join(base, 'b'), { outageMinutes: 0, acks: false, isReached: cutFor(Number.MAX_SAFE_INTEGER) })
+    t.match(gone.result, { outcome: 'failed', cause: 'check', message: /no new connection to the coordinator/ })
+    t.ok(secondsAfter(gone) >= 935)
+    const half = play(join(base, 'c'), { outageMinutes: 0, isReached: cutFor(600_000) })
+    t.match(half.result, { outcome: 'failed', cause: 'check', message: /no new connection to the coordinator/ })
+    t.ok(secondsAfter(half) < 60, 'its old connection stands, so the way is there and only new ones fail')
+  },
+)
+
 t.test('[HLT-7] the picture of before is on disk: after a crash it is still what is compared with', async (t) => {
   const base = mkdtempSync(join(tmpdir(), 'smith-health-'))
   t.teardown(() => rmSync(base, { recursive: true }))
@@ -253,7 +279,7 @@ t.test(
       installed: [{ name: 'app', version: '1.0' }],
       published: [{ name: 'app', version: '2.0', behaviours: [{ type: 'gate', file: 'run/gate' }] }],
       coordinator: wire.url,
-      limits: { health: 0.1 },
+      limits: { health: 0.1, offline: 0.1 },
     })
     t.teardown(machine.close)
     const { order, grant } = machine.grantFor(await machine.plan())
