@@ -5,10 +5,10 @@
  * Invariant: nothing is said that is not on the disk, and nothing the agent does begins, stops or changes a run.
  */
 import { type AgentFrame, ORDERS_IN_HAND_MAX } from '../protocol/agent.ts'
-import { unreachable } from '../protocol/errors.ts'
+import { type Refusal, unreachable } from '../protocol/errors.ts'
 import { listNames } from './disk/disk.ts'
 import { fenceHighWater } from './disk/order-state.ts'
-import type { AgentPorts, Cancel } from './ports.ts'
+import type { AgentPorts, Cancel, Description } from './ports.ts'
 import { type Connection, type ConnectionState, type WorkFrame, createConnection } from './session/connection.ts'
 import { type Errands, createErrands } from './session/errands.ts'
 import { dropDownloads, forget, isForgotten, mostUrgent, ordersOnDisk, sweepForgotten } from './session/evidence.ts'
@@ -21,6 +21,8 @@ import { type Shipping, createShipping } from './session/shipping.ts'
 const SETTLE_MS = 40
 /** Its own files change one after another; it looks at them when none has changed for so long. */
 const OWN_FILES_SETTLE_MS = 5_000
+/** How often a machine that can take no orders looks whether it can again. */
+const IMPEDIMENT_LOOK_MS = 30_000
 
 export type Agent = {
   readonly start: () => void
@@ -40,6 +42,9 @@ type State = {
   poll: Cancel | null
   pollAt: number
   renewal: Cancel | null
+  /** What the last hello said that is in the way of orders, and the next look whether it is gone. */
+  impediment: string | null
+  impedimentLook: Cancel | null
   stopWatches: Cancel[]
   stopped: boolean
 }
@@ -75,6 +80,8 @@ export function createAgent(
     poll: null,
     pollAt: 0,
     renewal: null,
+    impediment: null,
+    impedimentLook: null,
     stopWatches: [],
     stopped: false,
   }
@@ -89,6 +96,7 @@ export function createAgent(
       s.stopped = true
       s.poll?.()
       s.renewal?.()
+      s.impedimentLook?.()
       for (const stopWatch of s.stopWatches.splice(0)) stopWatch()
       s.keeper.stop()
       connection.stop()
@@ -157,9 +165,7 @@ function isRunnerNeeded(s: State): boolean {
 function onReady(s: State): void {
   const { ports } = s
   discover(s)
-  const fence = guard(ports.log, 'reading the fence', { path: ports.layout.fence }, () =>
-    fenceHighWater(ports.disk, ports.layout),
-  )
+  const fence = readFence(ports)
   const described = ports.describe()
   const orders = s.shipping.inHand()
   if (orders.length > ORDERS_IN_HAND_MAX)
@@ -174,14 +180,7 @@ function onReady(s: State): void {
     at: ports.clock.wallNow(),
     builds: [...described.builds],
     template: described.template,
-    impediment:
-      fence === undefined
-        ? {
-            kind: 'internal',
-            message: `${ports.layout.fence} can't be read, so it can't be told which grant is the newest`,
-            remedy: 'See the journal of smith-agent on the machine, and repair the file or enrol the machine again.',
-          }
-        : described.impediment,
+    impediment: impedimentOf(ports, fence, described),
     orders: mostUrgent(orders, ORDERS_IN_HAND_MAX),
   }
   ports.log.info(
@@ -189,8 +188,42 @@ function onReady(s: State): void {
     'connected to the coordinator',
   )
   s.connection.send(hello)
+  s.impediment = hello.impediment?.message ?? null
+  lookAgain(s)
   s.shipping.onConnected()
   schedule(s, 0)
+}
+
+function readFence({ disk, layout, log }: AgentPorts): number | undefined {
+  return guard(log, 'reading the fence', { path: layout.fence }, () => fenceHighWater(disk, layout))
+}
+
+function impedimentOf(ports: AgentPorts, fence: number | undefined, described: Description): Refusal | null {
+  if (fence !== undefined) return described.impediment
+  return {
+    kind: 'internal',
+    message: `${ports.layout.fence} can't be read, so it can't be told which grant is the newest`,
+    remedy: 'See the journal of smith-agent on the machine, and repair the file or enrol the machine again.',
+  }
+}
+
+/** A machine with nothing in its way needs no timer for that: it looks when it is asked for something. */
+function lookAgain(s: State): void {
+  s.impedimentLook?.()
+  s.impedimentLook = null
+  if (s.impediment === null || s.stopped) return
+  s.impedimentLook = s.ports.clock.after(IMPEDIMENT_LOOK_MS, () => {
+    if (!isToldAnew(s)) lookAgain(s)
+  })
+}
+
+/** True when what is in the way of orders is no longer what the last hello said; then there is a new hello. */
+function isToldAnew(s: State): boolean {
+  const impediment = impedimentOf(s.ports, readFence(s.ports), s.ports.describe())?.message ?? null
+  if (impediment === s.impediment) return false
+  s.impediment = impediment
+  s.connection.renew('what this machine can take orders for has changed, which a new hello tells')
+  return true
 }
 
 function onFrame(s: State, frame: WorkFrame): void {
@@ -200,10 +233,11 @@ function onFrame(s: State, frame: WorkFrame): void {
       // What planning loads late may be gone with the old files; the question comes again after the next hello.
       s.renewal?.()
       s.renewal = null
-      if (endIfOutdated(s)) return
+      if (endIfOutdated(s) || isToldAnew(s)) return
       s.errands.onPlan(frame)
       return
     case 'offer':
+      if (isToldAnew(s)) return
       s.errands.onOffer(frame)
       return
     case 'grant':

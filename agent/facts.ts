@@ -37,11 +37,19 @@ export function createDescribe(config: AgentConfig, disk: Disk): () => Descripti
     const rebootPending = orElse(false, () => isRebootDue({ disk, machine }, target, config.rebootWhen))
     const facts: Facts = { ...fixed, rebootPending }
     const known = orElse({ builds: [], template: false }, () => knownBuilds(disk, config.reposDir))
-    const impediment =
-      orElse<Refusal | null>(null, () => unreadableConfiguration({ disk, machine }, target)) ??
-      impedimentOf(disk, layoutOf(config.stateDir), config, known)
+    const impediment = findImpediment(config, disk)
     return { facts, bootId: bootId(), builds: known.builds.slice(0, 256), template: known.template, impediment }
   }
+}
+
+/** Why this machine can take no order now; null when it can. */
+export function findImpediment(config: AgentConfig, disk: Disk): Refusal | null {
+  const known = orElse({ builds: [], template: false }, () => knownBuilds(disk, config.reposDir))
+  const ports = { disk, machine: createRealMachine() }
+  return (
+    orElse<Refusal | null>(null, () => unreadableConfiguration(ports, { root: config.aptRoot })) ??
+    impedimentOf(disk, layoutOf(config.stateDir), config, known)
+  )
 }
 
 function impedimentOf(

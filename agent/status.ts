@@ -4,9 +4,11 @@
  */
 import { join } from 'node:path'
 import * as v from 'valibot'
+import type { Refusal } from '../protocol/errors.ts'
 import { readAgentConfig } from './config.ts'
 import { createRealDisk, readIfExists } from './disk/disk.ts'
 import { type Layout, layoutOf, orderLayoutOf } from './disk/layout.ts'
+import { findImpediment } from './facts.ts'
 import { readStoredIdentity } from './identity.ts'
 import { evidenceOf, lastRecord } from './disk/order-state.ts'
 import { fenceOf, isForgotten, ordersOnDisk } from './session/evidence.ts'
@@ -30,6 +32,8 @@ export type AgentStatus = {
     readonly since: number | null
     readonly problem: string | null
   }
+  /** Why it could take no order now. */
+  readonly impediment: Refusal | null
   readonly orders: readonly {
     readonly order: string
     readonly fence: number
@@ -56,6 +60,7 @@ export function readStatus(configFile: string): AgentStatus {
     instance: stored?.instance ?? null,
     coordinator: config.coordinator ?? stored?.coordinator ?? null,
     connection: connectionOf(layout),
+    impediment: stored === null ? null : findImpediment(config, disk),
     orders,
   }
 }
@@ -86,6 +91,9 @@ export function statusText(status: AgentStatus): string {
     `Coordinator: ${status.coordinator ?? 'none'}, ${status.connection.state}${status.connection.since === null ? '' : ` since ${new Date(status.connection.since).toISOString()}`}`,
   ]
   if (status.connection.problem !== null) lines.push(`Problem:     ${status.connection.problem}`)
+  if (status.impediment !== null) {
+    lines.push(`Not ready:   ${status.impediment.message}`, `        do:  ${status.impediment.remedy}`)
+  }
   lines.push(status.orders.length === 0 ? 'Orders:      NONE' : 'Orders:')
   for (const one of status.orders) {
     lines.push(

@@ -4,8 +4,10 @@ import { join } from 'node:path'
 import t from 'tap'
 import { type Disk, createRealDisk } from '../../../agent/disk/disk.ts'
 import { orderLayoutOf } from '../../../agent/disk/layout.ts'
+import type { Refusal } from '../../../protocol/errors.ts'
 import {
   EVIDENCE,
+  FACTS,
   ORDER,
   OTHER_MACHINE,
   PLAN,
@@ -273,6 +275,32 @@ t.test('[AGT-8] one download at a time; a grant of the order ends it', (t) => {
   t.match(m.sent('prefetched'), [{ order: SECOND, problem: 'no space left' }])
   m.link().say(offer(SECOND))
   t.equal(m.sent('prefetched').length, 2)
+  t.end()
+})
+
+t.test('[AGT-18] what gets into the way of orders after the hello is told by a new one, and so is its end', (t) => {
+  let impediment: Refusal | null = null
+  const description = { facts: FACTS, bootId: 'abc-1', builds: ['prod'], template: false }
+  const m = machine(t, { ports: { describe: () => ({ ...description, impediment }) } })
+  m.agent.start()
+  t.equal(m.accept().impediment, null)
+  impediment = { kind: 'unavailable', message: 'smith-run.path is not active', remedy: 'start it' }
+  m.clock.advance(20_000)
+  t.equal(m.links.length, 1, 'nobody asked for anything, so it did not look')
+  m.link().say({ t: 'offer', order: ORDER, planHash: PLAN_HASH, plan: PLAN })
+  t.equal(m.downloads.length, 0)
+  m.clock.advance(1000)
+  t.match(m.accept().impediment, impediment)
+  m.clock.advance(20_000)
+  t.equal(m.links.length, 2)
+  impediment = null
+  m.clock.advance(15_000)
+  t.equal(m.accept().impediment, null, 'it looks by itself as long as it is not ready')
+  impediment = { kind: 'unknown-build', message: 'no repository is configured', remedy: 'put one there' }
+  m.link().say({ t: 'plan', query: SECOND, build: 'prod', outageMinutes: 0 })
+  t.equal(m.plans.length, 0)
+  m.clock.advance(1000)
+  t.match(m.accept().impediment, impediment)
   t.end()
 })
 
