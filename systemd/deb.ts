@@ -27,12 +27,12 @@ export type DebSpec = {
   readonly entries: readonly Entry[]
   /** The time of everything in it, in seconds: SOURCE_DATE_EPOCH. */
   readonly epoch: number
-  /** xz's level; 6 for what is given away, 0 where time counts. */
+  /** xz's level for what is given away; 0, where time counts, is zstd's fastest, which takes a twentieth of xz's. */
   readonly level: number
 }
 
 /** What dpkg-deb is told besides the level; a change here makes another package. */
-const DPKG_DEB = ['--root-owner-group', '--threads-max=1', '-Zxz']
+const DPKG_DEB = ['--root-owner-group', '--threads-max=1']
 
 /** Writes `<name>_<version>_<arch>.deb` into the folder, or finds it there made from the same content. */
 export async function makeDeb(spec: DebSpec, outdir: string): Promise<{ path: string; isNew: boolean }> {
@@ -54,13 +54,17 @@ export async function makeDeb(spec: DebSpec, outdir: string): Promise<{ path: st
       SOURCE_DATE_EPOCH: String(spec.epoch),
       LC_ALL: 'C.UTF-8',
     }
-    await run('dpkg-deb', [...DPKG_DEB, `-z${spec.level}`, '--build', root, packed], { env })
+    await run('dpkg-deb', [...DPKG_DEB, ...compression(spec.level), '--build', root, packed], { env })
     await rename(packed, path)
   } finally {
     await rm(stage, { recursive: true, force: true })
   }
   await writeFile(stamp, JSON.stringify({ hash, level: spec.level, sha256: await sha256Of(path) }))
   return { path, isNew: true }
+}
+
+function compression(level: number): string[] {
+  return level === 0 ? ['-Zzstd', '-z1'] : ['-Zxz', `-z${level}`]
 }
 
 type Made = { readonly hash: string; readonly level: number; readonly sha256: string }
