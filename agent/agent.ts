@@ -70,7 +70,7 @@ export function createAgent(
       onChange: () => schedule(s, SETTLE_MS),
     }),
     // An answer that finds no connection is asked for again after the next hello.
-    errands: createErrands(ports, (frame) => void connection.send(frame)),
+    errands: createErrands(ports, (frame) => void connection.send(frame), connection.clockAheadMs),
     keeper: createRunnerKeeper(
       ports,
       () => isRunnerNeeded(s),

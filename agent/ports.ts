@@ -77,7 +77,7 @@ export type AgentPorts = {
   readonly describe: () => Description
   /** Calls back once, later, unless cancelled. */
   readonly plan: (
-    query: { readonly build: string; readonly outageMinutes: number },
+    query: { readonly build: string; readonly outageMinutes: number; readonly clockAheadMs: number | null },
     done: (answer: PlanAnswer) => void,
   ) => Cancel
   /** Calls back once, later, with null or why the download failed, unless cancelled. */

@@ -11,7 +11,15 @@ export type Diagnosis = {
   readonly evidence: readonly string[]
   readonly advice: readonly string[]
 }
-export type Symptoms = { readonly end: ProcessEnd; readonly output: string; readonly step: Step }
+export type Symptoms = {
+  readonly end: ProcessEnd
+  readonly output: string
+  readonly step: Step
+  /** By how much this machine's clock is ahead of the coordinator's; null or left out where that is not known. */
+  readonly clockAheadMs?: number | null
+  /** How many processes of the run the kernel killed for want of memory. */
+  readonly killedForMemory?: number
+}
 
 /** What the hook prints before each reason, so that its refusal is told from a failing package. */
 export const DRIFT_MARK = 'smith: not in the approved plan: '
@@ -19,9 +27,18 @@ export const DRIFT_MARK = 'smith: not in the approved plan: '
 type Rule = {
   readonly cause: Cause
   readonly steps?: readonly Step[]
+  readonly when?: (symptoms: Symptoms) => boolean
   readonly pattern: RegExp
   readonly message: (match: RegExpExecArray) => string
   readonly advice: readonly string[]
+}
+
+export const RETRY_REPAIRS = 'Retry: the run repairs what was left in the middle, then it finishes the plan.'
+const STALE_RELEASE = /Release file for (\S+) is (not valid yet|not yet valid|expired)[^\n]*/
+
+/** What was measured holds the time that the coordinator's word was on its way, so ahead is allowed more. */
+function isClockRight(aheadMs: number | null): boolean {
+  return aheadMs !== null && aheadMs >= -10_000 && aheadMs <= 60_000
 }
 
 /** In this order: the first that matches any line names the cause, so what explains other errors stands first. */
@@ -55,8 +72,18 @@ const RULES: readonly Rule[] = [
     advice: ['Let that program end (ps -fp PID), then retry. Never delete a lock file.'],
   },
   {
+    cause: 'repo',
+    when: ({ clockAheadMs }) => isClockRight(clockAheadMs ?? null),
+    pattern: STALE_RELEASE,
+    message: (match) =>
+      `the repository's Release file is ${match[2]}, and this machine's clock agrees with the coordinator's`,
+    advice: [
+      'This is the same for every machine: have the repository signed again, and see that the clock of whoever signed it is right; then retry.',
+    ],
+  },
+  {
     cause: 'clock',
-    pattern: /Release file for (\S+) is (not valid yet|not yet valid|expired)[^\n]*/,
+    pattern: STALE_RELEASE,
     message: (match) => `the repository's Release file is ${match[2]} by this machine's clock`,
     advice: [
       'Compare date -u with a clock that is right and mend time synchronisation; if the clock is right, the repository must be signed again.',
@@ -98,6 +125,14 @@ const RULES: readonly Rule[] = [
     ],
   },
   {
+    cause: 'dpkg-interrupted',
+    steps: ['install', 'post-checks'],
+    pattern:
+      /Sub-process (\S*dpkg (?:exited unexpectedly|received (?:a segmentation fault|signal \d+)))|^ ?(\S+(?: --\S+)?) subprocess (was killed by signal[^\n]*)/m,
+    message: (match) => match[1] ?? `${match[2]} ${match[3]}`,
+    advice: [RETRY_REPAIRS],
+  },
+  {
     cause: 'apt-hold',
     pattern: /Held packages were changed and -y was used|have held broken packages|held broken packages/,
     message: () => 'apt holds stand in the way of the upgrade',
@@ -124,6 +159,21 @@ const EVIDENCE_LINES_MAX = 12
 const LINE_MAX = 500
 
 export function diagnose(symptoms: Symptoms): Diagnosis {
+  const diagnosis = diagnosisOf(symptoms)
+  const killed = symptoms.killedForMemory ?? 0
+  if (killed === 0) return diagnosis
+  const what = `the kernel killed ${killed} ${killed === 1 ? 'process' : 'processes'} of the run for want of memory`
+  return {
+    ...diagnosis,
+    message: `${diagnosis.message}; ${what}`,
+    advice: [
+      'Give the machine memory or swap, or stop what takes it (journalctl -k has what was killed).',
+      ...diagnosis.advice,
+    ],
+  }
+}
+
+function diagnosisOf(symptoms: Symptoms): Diagnosis {
   const evidence = evidenceOf(symptoms.output)
   const { end } = symptoms
   if (end.problem !== null) {
@@ -136,6 +186,7 @@ export function diagnose(symptoms: Symptoms): Diagnosis {
   }
   for (const rule of RULES) {
     if (rule.steps !== undefined && !rule.steps.includes(symptoms.step)) continue
+    if (rule.when?.(symptoms) === false) continue
     const match = rule.pattern.exec(symptoms.output)
     if (match === null) continue
     return {
@@ -162,6 +213,8 @@ function fallbackOf(symptoms: Symptoms): Pick<Diagnosis, 'cause' | 'message' | '
       advice: ['See what it was waiting for in the lines above; the limits are in agent.toml.'],
     }
   }
+  if (step === 'install' && end.signal !== null)
+    return { cause: 'dpkg-interrupted', message: `apt was killed by ${end.signal}`, advice: [RETRY_REPAIRS] }
   const how = end.signal === null ? `exit status ${end.status}` : `signal ${end.signal}`
   const cause: Cause =
     step === 'update'

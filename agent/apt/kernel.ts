@@ -47,6 +47,17 @@ function hasOpen(pid: number, path: string): boolean | null {
   return names.some((name) => quietly(() => readlinkSync(`${folder}/${name}`), '') === wanted)
 }
 
+/**
+ * How many processes of the unit that runs us the kernel killed for want of memory (cgroup v2, memory.events), since
+ * the unit was started. 0 where nobody counts for us alone: without systemd we share a group with others.
+ */
+export function memoryKills(unit: string, read: (path: string) => string | null): number {
+  const group = /^0::(\/.*)$/m.exec(read('/proc/self/cgroup') ?? '')?.[1] ?? ''
+  if (!group.endsWith(`/${unit}`)) return 0
+  const events = read(`/sys/fs/cgroup${group}/memory.events`) ?? ''
+  return Number(/^oom_kill (\d+)$/m.exec(events)?.[1] ?? '0')
+}
+
 export function commandOf(pid: number): string {
   const text = textOf(`/proc/${pid}/cmdline`) ?? ''
   return text.replaceAll('\0', ' ').trim().slice(0, 200) || `process ${pid}`

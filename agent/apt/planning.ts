@@ -79,6 +79,8 @@ export type PlanRequest = {
   readonly config: AgentConfig
   readonly build: string
   readonly outageMinutes: number
+  /** By how much this machine's clock is ahead of the coordinator's; null where that is not known. */
+  readonly clockAheadMs: number | null
   /** Its own for each query that may run beside another; kept between queries, so that updates are small. */
   readonly folder: string
 }
@@ -92,13 +94,13 @@ export async function planOnce(ports: PlanPorts, request: PlanRequest): Promise<
   const blocked = unreadableConfiguration(ports, target)
   if (blocked !== null) return blocked
   const folders = aptFoldersOf(request.folder)
-  const first = await updateFor(ports, config, folders, request.build, left())
+  const first = await updateFor(ports, request, folders, request.build, left())
   if (isRefusal(first)) return first
   let build = request.build
   const number = build === 'prod' ? first.number : null
   const known = knownBuilds(ports.disk, config.reposDir)
   if (number !== null && (known.template || known.builds.includes(number))) {
-    const second = await updateFor(ports, config, folders, number, left())
+    const second = await updateFor(ports, request, folders, number, left())
     if (isRefusal(second)) return second
     build = number
   }
@@ -116,14 +118,20 @@ export async function planOnce(ports: PlanPorts, request: PlanRequest): Promise<
   return { ...made, warnings: [...made.warnings, ...more] }
 }
 
-async function updateFor(ports: PlanPorts, config: AgentConfig, folders: AptFolders, build: string, timeMs: number) {
+async function updateFor(
+  ports: PlanPorts,
+  { config, clockAheadMs }: PlanRequest,
+  folders: AptFolders,
+  build: string,
+  timeMs: number,
+) {
   const blocked = prepareFolders(ports, config, folders, build, { ...planOptions(config), install: null })
   if (blocked !== null) return blocked
   const ran = await capture(ports, folders, {
     ...updateSpec(config, folders),
     timeLimitMs: Math.min(timeMs, config.limits.updateMs),
   })
-  const failed = failureOf(ran.end, ran.text, 'update')
+  const failed = failureOf(ran.end, ran.text, 'update', clockAheadMs)
   if (failed !== null) return refusalOfFailure(`apt-get update from build ${build}`, failed)
   return releasesIn(ports.disk, folders.lists)
 }
@@ -150,8 +158,13 @@ async function simulateFor(
       return refusalOfFailure('apt-cache show', diagnose({ end: shown.end, output: shown.text, step: 'replan' }))
     archives = shown.text
   }
-  const printed = { build, arch: arch.text.trim(), simulation: simulated.text, archives }
+  const printed = { build, arch: architectureIn(arch.text), simulation: simulated.text, archives }
   return planFrom(ports, target, folders, printed, config.rebootWhen)
+}
+
+/** The line that is a name of an architecture: dpkg's warnings stand in the same file. */
+function architectureIn(text: string): string {
+  return text.split('\n').findLast((line) => /^[a-z0-9][a-z0-9-]*$/.test(line)) ?? ''
 }
 
 function planOptions(config: AgentConfig): Omit<AptOptions, 'install'> {
@@ -237,13 +250,40 @@ export function planFrom(
 ): Planned | Refusal {
   const warned = /^W: Unable to read (\S+)/m.exec(printed.simulation)?.[1]
   if (warned !== undefined) return unreadable(warned, 'permission denied')
-  return makePlan({
+  const planned = makePlan({
     ...printed,
-    dpkgStatus: readMachineFile(ports.disk, target, '/var/lib/dpkg/status'),
+    dpkgStatus: dpkgStatusText(ports.disk, target),
     rebootDue: isRebootDue(ports, target, rebootWhen),
     releases: releasesIn(ports.disk, folders.lists).releases,
     madeAt: ports.now(),
   })
+  if (isRefusal(planned) || planned.plan.repairs.length > 0 || !isJournalLeft(ports.disk, target)) return planned
+  return { ...planned, warnings: [...planned.warnings, JOURNAL_LEFT] }
+}
+
+const JOURNAL_LEFT =
+  'dpkg was interrupted here before and apt does nothing until dpkg --configure -a; a run does it first'
+const JOURNAL = '/var/lib/dpkg/updates'
+
+/**
+ * dpkg notes each change of a package's state in files with numbers for names, which it folds into its status file
+ * now and then (dpkg's lib/dpkg/dbmodify.c). They are left when it was killed, and then apt does not read them but
+ * refuses to work.
+ */
+function journalOf(disk: Disk, target: AptTarget): string[] {
+  const folder = pathOn(target, JOURNAL)
+  return listNames(disk, folder)
+    .filter((name) => /^[0-9]+$/.test(name))
+    .map((name) => join(folder, name))
+}
+export function isJournalLeft(disk: Disk, target: AptTarget): boolean {
+  return journalOf(disk, target).length > 0
+}
+
+/** dpkg's status with its journal after it, so that for each package the newest word stands last. */
+export function dpkgStatusText(disk: Disk, target: AptTarget): string {
+  const journal = journalOf(disk, target).map((path) => readIfExists(disk, path)?.toString('utf8') ?? '')
+  return [readMachineFile(disk, target, '/var/lib/dpkg/status'), ...journal].join('\n\n')
 }
 
 /** The text of a file of the machine, '' when there is none. */
@@ -263,9 +303,14 @@ async function capture(
 }
 
 /** Exit status 0 with a source that could not be fetched is a failure too: apt would go on with old lists. */
-export function failureOf(end: ProcessEnd, output: string, step: 'update' | 'replan' | 'fetch'): Diagnosis | null {
+export function failureOf(
+  end: ProcessEnd,
+  output: string,
+  step: 'update' | 'replan' | 'fetch',
+  clockAheadMs: number | null = null,
+): Diagnosis | null {
   const usedOld = step === 'update' && /^W: (Failed to fetch|Some index files failed to download)/m.test(output)
-  return end.status === 0 && !usedOld ? null : diagnose({ end, output, step })
+  return end.status === 0 && !usedOld ? null : diagnose({ end, output, step, clockAheadMs })
 }
 
 function refusalOfFailure(what: string, diagnosis: Diagnosis): Refusal {

@@ -141,6 +141,7 @@ export type PreflightPorts = {
 export type Preflight = {
   readonly config: AgentConfig
   readonly outageMinutes: number
+  readonly clockAheadMs: number | null
   readonly target: AptTarget
   readonly folders: AptFolders
   readonly planned: Planned
@@ -164,6 +165,7 @@ export async function preflightWarnings(ports: PreflightPorts, about: Preflight)
     const holder = ports.machine.lockHolder(path)
     if (holder !== null) warnings.push(`process ${holder.pid} (${visible(holder.command)}) holds ${path}`)
   }
+  warnings.push(...clockWarnings(about.clockAheadMs))
   warnings.push(...archiveWarnings(ports.disk, about.folders.lists, ports.now()))
   warnings.push(...ruleWarnings(config, planned.plan, about.outageMinutes, ports.now()))
   if (target.root === null) {
@@ -172,6 +174,17 @@ export async function preflightWarnings(ports: PreflightPorts, about: Preflight)
       warnings.push('unattended-upgrades is enabled here and may change packages between approval and run')
   }
   return warnings.map((text) => text.slice(0, 2000))
+}
+
+const SKEW_WARNED_MS = 10_000
+
+/** A clock that is wrong makes archives look expired or not valid yet, and grants too old. */
+export function clockWarnings(aheadMs: number | null): string[] {
+  if (aheadMs === null || Math.abs(aheadMs) <= SKEW_WARNED_MS) return []
+  const seconds = Math.round(Math.abs(aheadMs) / 1000)
+  return [
+    `this machine's clock is ${seconds} s ${aheadMs > 0 ? 'ahead of' : 'behind'} the coordinator's: mend time synchronisation (timedatectl)`,
+  ]
 }
 
 /** Archives whose clock and ours disagree, and those that apt will soon refuse. */

@@ -210,25 +210,42 @@ export function comparison(order: Order, plan: Plan): Ending | null {
   return null
 }
 
+/** dpkg(1), "Package states", in the words of a sentence. */
+const IN_STATE: Readonly<Record<string, string>> = {
+  'config-files': 'removed',
+  'not-installed': 'not installed',
+  'half-installed': 'half installed',
+  unpacked: 'unpacked and not configured',
+  'half-configured': 'half configured',
+  'triggers-awaited': 'waiting for the triggers of others',
+  'triggers-pending': 'left with its triggers not run',
+}
+
+/** What of a plan is not so on the machine, each with what is there instead. */
 export function versionsWrong(order: Order, plan: Plan): string[] {
   const status = statusOf(order)
+  const inState = (state: string) => IN_STATE[state] ?? state
   const wrong: string[] = []
   for (const entry of plan.installs) {
-    const state = status.get(`${entry.name}:${entry.arch}`)
-    if (state?.state === 'installed' && state.version === entry.version) continue
-    wrong.push(
-      `${entry.name}:${entry.arch} is ${state === undefined ? 'not installed' : `${state.version} (${state.state})`} instead of ${entry.version}`,
-    )
+    const key = `${entry.name}:${entry.arch}`
+    const is = status.get(key)
+    if (is?.state === 'installed' && is.version === entry.version) continue
+    const planned = is?.version === entry.version ? '' : `, and ${entry.version} is planned`
+    if (is === undefined) wrong.push(`${key} is not installed${planned}`)
+    else if (is.state === 'installed') wrong.push(`${key} is installed at ${is.version}${planned}`)
+    else wrong.push(`${key} ${is.version} is ${inState(is.state)}${planned}`)
   }
   for (const entry of plan.removes) {
-    const state = status.get(`${entry.name}:${entry.arch}`)
-    if (state === undefined || state.state === 'config-files' || state.state === 'not-installed') continue
-    wrong.push(`${entry.name}:${entry.arch} is still ${state.state} instead of removed`)
+    const is = status.get(`${entry.name}:${entry.arch}`)
+    if (is === undefined || is.state === 'config-files' || is.state === 'not-installed') continue
+    wrong.push(`${entry.name}:${entry.arch} is still ${inState(is.state)}, and its removal is planned`)
   }
   for (const entry of plan.repairs) {
-    const state = status.get(`${entry.name}:${entry.arch}`)
-    if (state === undefined || state.state === 'installed' || state.state === 'config-files') continue
-    wrong.push(`${entry.name}:${entry.arch} is still ${state.state}`)
+    const key = `${entry.name}:${entry.arch}`
+    const is = status.get(key)
+    if (is === undefined || is.state === 'installed' || is.state === 'config-files') continue
+    if (!plan.installs.some((one) => `${one.name}:${one.arch}` === key))
+      wrong.push(`${key} ${is.version} is still ${inState(is.state)}`)
   }
   return wrong
 }
@@ -258,8 +275,8 @@ function marksWrong(order: Order): string[] {
   })
 }
 
-/** `dpkg --audit` prints nothing when all is well. */
-export function runAudit(order: Order, then: Then): void {
+/** `dpkg --audit` prints nothing when all is well. `isAnswered` is false when dpkg could not look. */
+export function runAudit(order: Order, then: (ending: Ending | null, isAnswered: boolean) => void): void {
   const spec = {
     argv: auditArgv(order.target),
     environment: aptEnvironment(order.target, null, order.id),
@@ -269,13 +286,11 @@ export function runAudit(order: Order, then: Then): void {
     diesWithUs: true,
   }
   runStep(order, spec, (end, printed) => {
-    if (end.status === 0 && printed.trim() === '') return then(null)
-    if (end.status !== 0)
-      return then({
-        outcome: 'failed',
-        step: 'post-checks',
-        ...diagnose({ end, output: printed, step: 'post-checks' }),
-      })
+    if (end.status === 0 && printed.trim() === '') return then(null, true)
+    if (end.status !== 0) {
+      const diagnosis = diagnose({ end, output: printed, step: 'post-checks' })
+      return then({ outcome: 'failed', step: 'post-checks', ...diagnosis }, false)
+    }
     const lines = printed
       .split('\n')
       .filter((line) => line.trim() !== '')
@@ -285,6 +300,7 @@ export function runAudit(order: Order, then: Then): void {
       failedFor('post-checks', 'dpkg-interrupted', 'dpkg --audit finds packages that are not fully installed', lines, [
         'Retry: the next run repairs them first.',
       ]),
+      true,
     )
   })
 }

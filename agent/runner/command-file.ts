@@ -19,6 +19,8 @@ const commandSchema = v.strictObject({
   plan: planSchema,
   /** Where the output of the install begins. */
   outputOffset: countSchema,
+  /** What the kernel had killed of this unit for want of memory before. */
+  memoryKills: v.optional(countSchema, 0),
 })
 export type InstallCommand = v.InferOutput<typeof commandSchema>
 

@@ -1,22 +1,25 @@
 /**
  * Latch and install, seen from the runner: it starts the wrapper, follows output and progress, and when apt has
  * ended finds out what came of it, from the exit file or, when that is missing, from the machine's own evidence.
- * Invariant: nothing here starts apt a second time; with the latch taken and no proof of success the answer is
+ * Invariant: nothing here starts apt a second time; with the latch taken and no proof of how apt ended the answer is
  * "unknown".
  */
-import { visible, diagnose } from '../apt/diagnosis.ts'
+import { diagnose, RETRY_REPAIRS, visible } from '../apt/diagnosis.ts'
 import { aptEnvironment, configureArgv, installArgv } from '../apt/command.ts'
-import { parseHistory, parseProgress } from '../apt/parsers.ts'
-import { readMachineFile } from '../apt/planning.ts'
+import { memoryKills } from '../apt/kernel.ts'
+import { parseProgress } from '../apt/parsers.ts'
+import { isJournalLeft } from '../apt/planning.ts'
+import type { ProcessEnd } from '../apt/processes.ts'
 import { writeFileDurably } from '../disk/disk.ts'
 import type { Plan } from '../../protocol/plan.ts'
 import { dpkgLocksOf } from '../apt/preflight.ts'
 import { closeRun } from './aftermath.ts'
-import { comparison, keepMarks, runAudit, runChecks, versionsWrong } from './checks.ts'
+import { comparison, keepMarks, runAudit, runChecks } from './checks.ts'
 import { type InstallExit, readCommand, readExit, readLatch, readTry, takeLatch } from './command-file.ts'
 import { awaitHealth, keepHealth } from './health-probe.ts'
 import { type Ending, endOrder, failedFor, type Order, outputSince, type Run } from './order.ts'
 import { isRebootToDo, startReboot } from './reboot.ts'
+import { lookForEvidence } from './settle.ts'
 
 /** The wrapper puts the progress file there. */
 const STATUS_FD = 4
@@ -51,11 +54,12 @@ function startWrapper(run: Run, plan: Plan): void {
   const command = {
     order: order.id,
     try: readTry(disk, order.files),
-    repair: plan.repairs.length > 0 ? configureArgv(order.target) : null,
+    repair: plan.repairs.length > 0 || isJournalLeft(disk, order.target) ? configureArgv(order.target) : null,
     install: installArgv(order.folders, order.id, STATUS_FD),
     environment: aptEnvironment(order.target, order.folders, order.id),
     plan,
     outputOffset: order.records.offset(),
+    memoryKills: killedForMemory(order),
   }
   writeFileDurably(disk, order.files.command, `${JSON.stringify(command)}\n`, { mode: 0o640 })
   disk.remove(order.files.status)
@@ -161,7 +165,7 @@ function quietNote(order: Order, forMs: number): string {
 
 /**
  * Waits for the order's lock, which wrapper and apt hold, and then for dpkg's own: when apt itself was killed, dpkg
- * goes on without it.
+ * goes on without it, and when dpkg was, the script of a package does.
  */
 function awaitFreeLock(run: Run, watch: Watch): void {
   const { order } = run
@@ -178,7 +182,8 @@ function awaitFreeLock(run: Run, watch: Watch): void {
     let isSaid = false
     const look = () => {
       const exit = readExit(ports.disk, order.files)
-      const holder = exit === null ? firstHolder(order) : null
+      // When apt itself ended by itself, nothing that it started is left at dpkg's work.
+      const holder = exit === null || exit.signal !== null ? firstAtWork(order) : null
       if (holder !== null) {
         if (!isSaid) order.records.note(`apt is gone, and ${holder} is still at work; it is waited for`)
         isSaid = true
@@ -195,24 +200,36 @@ function awaitFreeLock(run: Run, watch: Watch): void {
   })
 }
 
-function firstHolder(order: Order): string | null {
-  for (const path of dpkgLocksOf(order.target)) {
-    const holder = order.context.ports.lockHolder(path)
-    if (holder !== null) return `process ${holder.pid} (${visible(holder.command)})`
-  }
-  return null
+function killedForMemory(order: Order): number {
+  return memoryKills('smith-run.service', order.context.ports.machine.textOf)
+}
+
+const SCRIPT = /\/var\/lib\/dpkg\/(?:tmp\.ci\/|info\/\S+\.)(?:pre|post)(?:inst|rm)\b/
+
+function firstAtWork(order: Order): string | null {
+  const { ports } = order.context
+  const holders = dpkgLocksOf(order.target).flatMap((path) => ports.lockHolder(path) ?? [])
+  const [one] = [...holders, ...ports.processesOf(order.id).filter((process) => SCRIPT.test(process.command))]
+  return one === undefined ? null : `process ${one.pid} (${visible(one.command)})`
 }
 
 function afterInstall(run: Run, exit: InstallExit): void {
+  if (exit.status === 0) return postChecks(run, 'every package of the plan is installed')
+  installFailed(run, { ...exit, timedOut: false }, [])
+}
+
+/** apt's own exit status when anything failed. */
+const APT_ERROR: ProcessEnd = { status: 100, signal: null, timedOut: false, problem: null }
+
+function installFailed(run: Run, how: ProcessEnd, found: readonly string[]): void {
   const { order } = run
   const command = readCommand(order.context.ports.disk, order.files)
   if (command === null) throw new Error(`${order.files.command} is missing although the latch is taken`)
-  if (exit.status !== 0) {
-    const output = outputSince(order, command.outputOffset)
-    const diagnosis = diagnose({ end: { ...exit, timedOut: false }, output, step: 'install' })
-    return end(run, { outcome: 'failed', step: 'install', ...diagnosis })
-  }
-  postChecks(run, 'every package of the plan is installed')
+  const output = outputSince(order, command.outputOffset)
+  // Another boot or another start of the unit counts from zero again.
+  const killed = Math.max(0, killedForMemory(order) - command.memoryKills)
+  const diagnosis = diagnose({ end: how, output, step: 'install', killedForMemory: killed })
+  end(run, { outcome: 'failed', step: 'install', ...diagnosis, evidence: [...diagnosis.evidence, ...found] })
 }
 
 /** Health and the checks after are for what remains: with a reboot to come they wait for it. */
@@ -241,39 +258,33 @@ function end(run: Run, ending: Ending): void {
 }
 
 /**
- * The exit file is missing and nobody is at work: the wrapper was killed, or the machine went down. Only the machine
- * itself can now prove success; without proof a person has to look.
+ * The exit file is missing and nobody is at work: the wrapper was killed, or the machine went down. What the machine
+ * proves decides; only what nothing proves either way is for a person.
  */
 function settleByEvidence(run: Run): void {
   const { order } = run
   order.records.note('how apt ended was not written down; looking for evidence')
-  const tag = `Smith::Order=${order.id}`
-  const entry = parseHistory(
-    readMachineFile(order.context.ports.disk, order.target, '/var/log/apt/history.log'),
-  ).findLast((one) => one.commandLine.includes(tag))
-  const history =
-    entry === undefined
-      ? "apt's history has no entry of this order"
-      : !entry.ended
-        ? "apt's history has an entry of this order without an end"
-        : entry.error === null
-          ? null
-          : `apt's history says: ${entry.error}`
-  const versions = versionsWrong(order, order.approved)
-  runAudit(order, (unclean) => {
-    const found = [...(history === null ? [] : [history]), ...versions, ...(unclean?.evidence ?? [])]
-    if (found.length === 0 && unclean === null) {
+  lookForEvidence(order, ({ verdict, lines }) => {
+    if (verdict === 'ended')
       return postChecks(
         run,
         'every package of the plan is installed (settled by evidence: the history, the versions and dpkg --audit)',
+      )
+    if (verdict === 'failed') return installFailed(run, APT_ERROR, lines)
+    if (verdict === 'interrupted') {
+      return end(
+        run,
+        failedFor('install', 'dpkg-interrupted', `apt was lost in the middle of the install: ${lines[0]}`, lines, [
+          RETRY_REPAIRS,
+        ]),
       )
     }
     end(run, {
       outcome: 'unknown',
       cause: 'internal',
       step: 'install',
-      message: `apt was at work when its wrapper was lost, and nothing proves that it ended well: ${found[0] ?? unclean?.message ?? ''}`,
-      evidence: found.map((line) => visible(line)),
+      message: `apt was at work when its wrapper was lost, and nothing proves how it ended: ${lines[0]}`,
+      evidence: lines,
       advice: [
         'Look at /var/log/apt/history.log and dpkg --audit on the machine; when no apt or dpkg is at work, resolve the order as succeeded or failed with the reason.',
       ],

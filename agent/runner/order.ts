@@ -13,7 +13,7 @@ import { type Plan, type PlanEvidence } from '../../protocol/plan.ts'
 import { type AptFolders, aptFoldersOf, type AptTarget } from '../apt/command.ts'
 import type { Diagnosis } from '../apt/diagnosis.ts'
 import { type PackageState, parseAutomatic, parseDpkgStatus } from '../apt/parsers.ts'
-import { readMachineFile } from '../apt/planning.ts'
+import { dpkgStatusText, readMachineFile } from '../apt/planning.ts'
 import { isRebootDue } from '../apt/reboot.ts'
 import type { ProcessEnd, ProcessSpec } from '../apt/processes.ts'
 import { codeOf, readIfExists, writeFileDurably } from '../disk/disk.ts'
@@ -116,7 +116,7 @@ export function rebootDue(order: Order): boolean {
 }
 
 export function statusOf(order: Order): Map<string, PackageState> {
-  return parseDpkgStatus(readMachineFile(order.context.ports.disk, order.target, '/var/lib/dpkg/status'))
+  return parseDpkgStatus(dpkgStatusText(order.context.ports.disk, order.target))
 }
 
 export function automaticOf(order: Order): Set<string> {

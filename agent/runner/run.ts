@@ -12,6 +12,7 @@ import { driftOf, type Install, isEmptyPlan, type Plan, type PlanEvidence } from
 import { aptFoldersOf, archiveNameOf, fetchArgv } from '../apt/command.ts'
 import {
   failureOf,
+  isJournalLeft,
   planFrom,
   prepareFolders,
   showSpec,
@@ -24,6 +25,7 @@ import { diagnose } from '../apt/diagnosis.ts'
 import { isRefusal, type Planned } from '../apt/plan.ts'
 import { releasesGoneBack, releasesIn } from '../apt/sources.ts'
 import { codeOf, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
+import { readFate } from '../disk/order-state.ts'
 import { filesystemEnding, ruleEnding, runChecks, waitForLocks } from './checks.ts'
 import { readLatch, readTry, takeLatch } from './command-file.ts'
 import { keepHealth } from './health-probe.ts'
@@ -117,7 +119,7 @@ function update(run: Run): void {
     })
   if (blocked !== null) return endBefore(run, failedFor('update', 'repo', blocked.message, [], [blocked.remedy]))
   runStep(order, updateSpec(config, order.folders), (end, printed) => {
-    const diagnosis = failureOf(end, printed, 'update')
+    const diagnosis = failureOf(end, printed, 'update', aheadAtClaim(order))
     if (diagnosis !== null) return endBefore(run, failed('update', diagnosis))
     const back = goneBack(order)
     if (back.length > 0) {
@@ -130,6 +132,12 @@ function update(run: Run): void {
     }
     replan(run)
   })
+}
+
+/** Between the grant and its claim lies its way here, which makes this machine look ahead, never behind. */
+function aheadAtClaim(order: Order): number | null {
+  const fate = readFate(order.context.ports.disk, order.files)
+  return fate === null ? null : fate.at - order.payload.issuedAt
 }
 
 /** apt runs it by this path, which is also the key of its options, so it must be one word. */
@@ -210,7 +218,7 @@ function judge(run: Run, planned: ReturnType<typeof planFrom>): void {
       ),
     )
   }
-  if (isEmptyPlan(planned.plan)) {
+  if (!hasWork(order, planned.plan)) {
     if (isRebootAsked) return preChecks(run, planned)
     order.records.note('nothing is left to do')
     order.records.begin('verify')
@@ -224,6 +232,11 @@ function judge(run: Run, planned: ReturnType<typeof planFrom>): void {
     })
   }
   fetch(run, planned)
+}
+
+/** Where dpkg was killed after all was in place, its journal is still to be folded in. */
+function hasWork(order: Order, plan: Plan): boolean {
+  return !isEmptyPlan(plan) || isJournalLeft(order.context.ports.disk, order.target)
 }
 
 function fetch(run: Run, planned: Planned): void {
@@ -308,8 +321,8 @@ function preChecks(run: Run, planned: Planned): void {
       // The download may have taken longer than the window was open.
       const refused = ending ?? ruleEnding(order, step)
       if (refused !== null) return endBefore(run, refused)
-      if (isEmptyPlan(planned.plan)) onlyReboot(run)
-      else startInstall(run, planned.plan)
+      if (hasWork(order, planned.plan)) startInstall(run, planned.plan)
+      else onlyReboot(run)
     })
   })
 }

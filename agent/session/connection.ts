@@ -46,6 +46,8 @@ export type Connection = {
   /** Ends an open connection to say hello again. */
   readonly renew: (reason: string) => void
   readonly state: () => ConnectionState
+  /** By how much this machine's clock is ahead of the coordinator's, whose word of it came with `ready`. */
+  readonly clockAheadMs: () => number | null
 }
 
 type Ports = Pick<AgentPorts, 'clock' | 'random' | 'disk' | 'layout' | 'log' | 'identity' | 'limits' | 'connect'>
@@ -61,6 +63,8 @@ type State = {
   failures: number
   heardAt: number
   pings: number
+  /** The coordinator's wall clock less our monotonic one. */
+  theirOffsetMs: number | null
 }
 
 /** These ends are not cured by trying again soon: someone has to act on the coordinator or here. */
@@ -91,6 +95,7 @@ export function createConnection(
     failures: 0,
     heardAt: 0,
     pings: 0,
+    theirOffsetMs: null,
   }
   return {
     start: () => {
@@ -108,6 +113,10 @@ export function createConnection(
       down(s, reason, null)
     },
     state: () => ({ phase: s.phase, since: s.since, problem: s.problem }),
+    clockAheadMs: () => {
+      const { wallNow, monotonicNow } = s.ports.clock
+      return s.theirOffsetMs === null ? null : wallNow() - (monotonicNow() + s.theirOffsetMs)
+    },
   }
 }
 
@@ -217,7 +226,7 @@ function onMessage(s: State, data: string | Uint8Array, isBinary: boolean): void
   }
   const frame = decoded.value
   if (s.phase === 'connecting' && frame.t === 'challenge') prove(s, frame)
-  else if (s.phase === 'proving' && frame.t === 'ready') open(s)
+  else if (s.phase === 'proving' && frame.t === 'ready') open(s, frame.at)
   else if (s.phase !== 'open' || frame.t === 'challenge' || frame.t === 'ready')
     refuse(s, `'${frame.t}' out of its order`)
   else onWorkFrame(s, frame)
@@ -266,8 +275,9 @@ function prove(s: State, challenge: Extract<CoordinatorFrame, { t: 'challenge' }
   s.link?.send(JSON.stringify(frame))
 }
 
-function open(s: State): void {
+function open(s: State, theirTime: number): void {
   s.heardAt = s.ports.clock.monotonicNow()
+  s.theirOffsetMs = theirTime - s.heardAt
   setPhase(s, 'open')
   armPing(s)
   s.events.onReady()

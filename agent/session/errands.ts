@@ -36,11 +36,12 @@ type Line<Item> = {
 export function createErrands(
   ports: Pick<AgentPorts, 'plan' | 'prefetch' | 'log'>,
   send: (frame: AgentFrame) => void,
+  clockAheadMs: () => number | null,
 ): Errands {
   const plans: Line<Query> = {
     keyOf: (query) => query.query,
     begin: (query, done) =>
-      ports.plan({ build: query.build, outageMinutes: query.outageMinutes }, (answer) =>
+      ports.plan({ build: query.build, outageMinutes: query.outageMinutes, clockAheadMs: clockAheadMs() }, (answer) =>
         done(planFrame(query.query, answer)),
       ),
     refuse: (query) => ({

@@ -113,8 +113,8 @@ async function archiveTrouble(scenario: Scenario): Promise<void> {
     const change = await approveFrozen(given, () =>
       given.site.archive.resign(given.build, { date: past(0.9), validUntil: past(0.5) }),
     )
-    // apt can't tell a wrong clock from an old archive; the advice names both.
-    await failsWith(t, given, change, 'clock', /expired/i)
+    // apt can't tell a wrong clock from an old archive; the grant's time can.
+    await failsWith(t, given, change, 'repo', /expired/i)
   })
   await scenario('an archive with a wrong hash', async (t, given) => {
     const { site, build, version } = given

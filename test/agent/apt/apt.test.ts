@@ -3,7 +3,9 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { createRealMachine, planOnce } from '../../../agent/apt/planning.ts'
-import { createRealProcesses } from '../../../agent/apt/processes.ts'
+import { memoryKills } from '../../../agent/apt/kernel.ts'
+import { clockWarnings } from '../../../agent/apt/preflight.ts'
+import { createRealProcesses, type Processes } from '../../../agent/apt/processes.ts'
 import { archiveNameOf } from '../../../agent/apt/command.ts'
 import { diagnose, type Symptoms, visible } from '../../../agent/apt/diagnosis.ts'
 import {
@@ -230,6 +232,24 @@ const SAMPLES: readonly (readonly [string, Symptoms['step'], string, RegExp])[] 
     /pre-installation script of app failed: was killed by signal/,
   ],
   [
+    'dpkg-interrupted',
+    'install',
+    'Setting up app (2.0) ...\nE: Sub-process /usr/bin/dpkg exited unexpectedly\n',
+    /dpkg exited unexpectedly/,
+  ],
+  [
+    'dpkg-interrupted',
+    'install',
+    'E: Sub-process /usr/bin/dpkg received a segmentation fault.\n',
+    /dpkg received a segmentation fault/,
+  ],
+  [
+    'dpkg-interrupted',
+    'install',
+    'dpkg-deb (subprocess): decompressing archive\ndpkg: error processing archive a.deb (--unpack):\n dpkg-deb --fsys-tarfile subprocess was killed by signal (Killed)\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n',
+    /dpkg-deb --fsys-tarfile was killed by signal \(Killed\)/,
+  ],
+  [
     'apt-hold',
     'install',
     'E: Held packages were changed and -y was used without --allow-change-held-packages.\n',
@@ -261,6 +281,63 @@ t.test('[PLN-4] each failure has its one cause, with the decisive lines quoted a
   t.equal(visible('a\u001b[31mb\u0000\u202e\tc'), String.raw`a\x1b[31mb\x00\u202e` + '\tc')
 })
 
+t.test('[RUN-54] what was killed is named with its killer, and a retry is the advice', async (t) => {
+  const killed = { ...end, status: null, signal: 'SIGKILL' }
+  const apt = diagnose({ end: killed, output: 'Unpacking app (2.0) ...\n', step: 'install' })
+  t.match(apt, { cause: 'dpkg-interrupted', message: 'apt was killed by SIGKILL' })
+  t.match(apt.advice.join(), /retry/i)
+  t.match(diagnose({ end: killed, output: '', step: 'install', killedForMemory: 1 }), {
+    cause: 'dpkg-interrupted',
+    message: /the kernel killed 1 process of the run for want of memory/,
+    advice: [/memory/, /retry/i],
+  })
+  const script =
+    'dpkg: error processing package old (--configure):\n old package post-installation script subprocess was killed by signal (Killed)\n'
+  t.match(diagnose({ end, output: script, step: 'install', killedForMemory: 2 }), {
+    cause: 'maintainer-script',
+    message: /post-installation script of old failed.*the kernel killed 2 processes/,
+  })
+  t.notMatch(diagnose({ end, output: script, step: 'install', killedForMemory: 0 }).message, /memory/)
+  t.equal(
+    diagnose({ end: killed, output: '', step: 'update' }).cause,
+    'repo',
+    'before the latch nothing is interrupted',
+  )
+})
+
+t.test('[RUN-54] what the kernel killed for want of memory is counted for the unit of the run alone', (t) => {
+  const group = '/machine.slice/x/system.slice/smith-run.service'
+  const files: Record<string, string> = {
+    '/proc/self/cgroup': `0::${group}\n`,
+    [`/sys/fs/cgroup${group}/memory.events`]: 'low 0\nhigh 0\nmax 31\noom 1\noom_kill 2\noom_group_kill 0\n',
+    '/sys/fs/cgroup/user.slice/memory.events': 'oom_kill 5\n',
+  }
+  const read = (path: string) => files[path] ?? null
+  t.equal(memoryKills('smith-run.service', read), 2)
+  t.equal(
+    memoryKills('smith-run.service', (path) => (path.endsWith('cgroup') ? '0::/user.slice\n' : read(path))),
+    0,
+  )
+  t.equal(
+    memoryKills('smith-run.service', () => null),
+    0,
+  )
+  t.end()
+})
+
+t.test('[RUN-55] an archive that is stale by a clock that is right is the repository’s fault', async (t) => {
+  const at = (output: string, clockAheadMs: number | null) =>
+    diagnose({ end, output: `E: Release file for http://h/x/InRelease is ${output}.\n`, step: 'update', clockAheadMs })
+  const expired = 'expired (invalid since 3d)'
+  const early = 'not valid yet (invalid for another 1h)'
+  t.match(at(expired, 100), { cause: 'repo', message: /expired.*clock agrees/, advice: [/signed again/] })
+  t.match(at(early, -100), { cause: 'repo', message: /not valid yet/, advice: [/clock of whoever signed/] })
+  for (const clockAheadMs of [null, 3_600_000, -3_600_000]) {
+    t.equal(at(expired, clockAheadMs).cause, 'clock')
+    t.equal(at(early, clockAheadMs).cause, 'clock')
+  }
+})
+
 t.test(
   '[PLN-5] planning on real apt: prod is resolved to its build, nothing on the machine changes, refusals say why',
   async (t) => {
@@ -276,11 +353,24 @@ t.test(
       machine: createRealMachine(),
       now: () => Date.now(),
     }
-    const request = { config: machine.config, build: 'prod', outageMinutes: 0, folder: machine.layout.agentPlanning }
+    const folder = machine.layout.agentPlanning
+    const request = { config: machine.config, build: 'prod', outageMinutes: 0, clockAheadMs: null, folder }
     const planned = await machine.plan()
     t.match(planned, { plan: { build: '725', installs: [{ name: 'app', arch: 'all', version: '2.0' }] }, warnings: [] })
     t.match(planned.evidence.releases, [{ uri: /^127\.0\.0\.1:[0-9]+$/, suite: '725', sha256: /^[0-9a-f]{64}$/ }])
     t.same(machine.disk.list(join(machine.root.root, 'var/lib/apt/lists')), ['partial'])
+
+    // Both ends of a program stand in one file, and dpkg warns on the other one.
+    const warns: Processes = {
+      start: (spec, onEnd) => {
+        if (spec.argv.includes('--print-architecture')) writeFileSync(spec.output, 'dpkg: warning: old options\n')
+        ports.processes.start(spec, onEnd)
+      },
+    }
+    t.match(await planOnce({ ...ports, processes: warns }, request), { plan: planned.plan })
+    t.match(await planOnce(ports, { ...request, clockAheadMs: -12_000 }), {
+      warnings: [/^this machine's clock is 12 s behind the coordinator's/],
+    })
 
     const hidden = join(machine.root.root, 'etc/apt/preferences.d/pin')
     writeFileSync(hidden, 'Package: *\nPin: release a=x\nPin-Priority: 1\n')
@@ -302,6 +392,13 @@ t.test(
     t.ok(isRefusal(await machine.ask('prod')))
   },
 )
+
+t.test('[RUN-56] ten seconds between two clocks are no news, more are a warning', (t) => {
+  for (const ms of [null, 0, 10_000, -10_000]) t.same(clockWarnings(ms), [])
+  t.match(clockWarnings(10_001), [/clock is 10 s ahead of the coordinator's/])
+  t.match(clockWarnings(-3_600_000), [/clock is 3600 s behind the coordinator's/])
+  t.end()
+})
 
 t.test('[PLN-6] a query that hangs ends within its bound and names the repository', async (t) => {
   const machine = await createMachine({

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Step } from '../../../protocol/files.ts'
@@ -120,15 +120,137 @@ t.test('[RUN-14] the wrapper is killed: apt goes on, and its success is settled 
 })
 
 t.test(
-  '[RUN-15] runner, wrapper and apt are killed: dpkg goes on, is waited for, and the answer is unknown, for ever',
+  '[RUN-15] nothing proves how apt ended: the answer is unknown, for ever, and apt is not started again',
   async (t) => {
     const machine = await createMachine(scenario)
     t.teardown(machine.close)
     const held = await holdAt(machine, 'install')
     process.kill(held.pid, 'SIGKILL')
     process.kill(pidOf(held.order, /wrapper\.ts/), 'SIGKILL')
+    await held.release()
+    execFileSync('flock', [machine.files(held.order).lock, 'true'])
+    t.equal(startsOf(machine.history(), held.order), 1)
+    // All that is left is what apt did: it might have been killed right after.
+    rmSync(join(machine.root.root, 'var/log/apt/history.log'))
+    t.equal(await machine.startRunner().ended, 0)
+    t.match(machine.resultOf(held.order), {
+      outcome: 'unknown',
+      cause: 'internal',
+      step: 'install',
+      latched: true,
+      installed: ['app:all=2.0', 'gate:all=2.0'],
+      evidence: [/no entry of this order/],
+    })
+    checkLog(t, machine, held.order)
+    t.equal(await machine.startRunner().ended, 0)
+    t.equal(startsOf(machine.history(), held.order), 0)
+  },
+)
+
+/** kill -9 of the runner and of everything of the order, as the end of a machine is: nothing has time to say a word. */
+async function killAll(machine: Machine, held: Awaited<ReturnType<typeof holdAt>>): Promise<void> {
+  const lines = execFileSync('ps', ['-eo', 'pid=,args='], { encoding: 'utf8' }).split('\n')
+  const pids = lines.flatMap((line) =>
+    line.includes(held.order) || line.includes(machine.root.root) ? [Number(line.trim().split(' ')[0])] : [],
+  )
+  for (const pid of [held.pid, ...pids]) process.kill(pid, 'SIGKILL')
+  await held.ended
+}
+
+for (const [script, says] of [
+  ['prerm', 'gate:all 1.0 is half configured, and 2.0 is planned'],
+  ['preinst', 'gate:all 1.0 is half installed, and 2.0 is planned'],
+  ['postinst', 'gate:all 2.0 is half configured'],
+] as const) {
+  t.test(
+    `[RUN-50] all is killed in a ${script}, dpkg too: the order has failed, and the retry alone repairs`,
+    async (t) => {
+      const gate = { name: 'gate', behaviours: [{ type: 'gate', script, file: 'run/gate' }] } as const
+      const machine = await createMachine({
+        installed: [
+          { name: 'app', version: '1.0' },
+          script === 'prerm' ? { ...gate, version: '1.0' } : { name: 'gate', version: '1.0' },
+        ],
+        published: [
+          { name: 'app', version: '2.0' },
+          script === 'prerm' ? { name: 'gate', version: '2.0' } : { ...gate, version: '2.0' },
+        ],
+      })
+      t.teardown(machine.close)
+      const approved = await machine.plan()
+      const held = await holdAt(machine, 'install')
+      await killAll(machine, held)
+      await held.release()
+      t.equal(await machine.startRunner().ended, 0)
+      const result = machine.resultOf(held.order)
+      t.match(result, { outcome: 'failed', cause: 'dpkg-interrupted', step: 'install', latched: true })
+      t.ok(result?.evidence.includes(says), JSON.stringify(result?.evidence))
+      t.ok(result?.evidence.includes('app:all 2.0 is unpacked and not configured'), JSON.stringify(result?.evidence))
+      t.match(result?.advice.join(), /retry/i)
+      checkLog(t, machine, held.order)
+      const again = await machine.grantAndRun(approved, { attempt: 2 })
+      t.match(again.result, { outcome: 'succeeded' }, JSON.stringify(again.result))
+      t.equal((await machine.root.status('gate'))?.version, '2.0')
+      t.equal(await machine.root.audit(), '')
+      t.equal((await machine.root.apt(['check'])).exitCode, 0, 'apt finds no interrupted dpkg')
+    },
+  )
+}
+
+t.test('[RUN-51] a machine on which dpkg was killed plans with what its journal says, and is repaired', async (t) => {
+  const machine = await createMachine({ ...scenario, published: scenario.installed })
+  t.teardown(machine.close)
+  const journal = join(machine.root.root, 'var/lib/dpkg/updates')
+  const stanza = (await machine.root.dpkg(['--status', 'gate'])).output
+  const write = (status: string) =>
+    writeFileSync(join(journal, '0000'), stanza.replace(/^Status: .*$/m, `Status: ${status}`))
+  write('install ok half-configured')
+  t.match((await machine.plan()).plan.repairs, [{ name: 'gate', version: '1.0', state: 'half-configured' }])
+  write('install ok installed')
+  const planned = await machine.plan()
+  t.match(planned.warnings.join(), /dpkg was interrupted/)
+  // Nothing is left to repair but the journal, without which apt does nothing on this machine.
+  const { result } = await machine.grantAndRun(planned)
+  t.match(result, { outcome: 'succeeded' }, JSON.stringify(result))
+  t.strictSame(
+    readdirSync(journal).filter((name) => /^[0-9]+$/.test(name)),
+    [],
+  )
+})
+
+t.test('[RUN-52] the wrapper is killed and a script then fails: apt said so, and the failure is named', async (t) => {
+  const machine = await createMachine({
+    ...scenario,
+    published: [
+      { name: 'app', version: '2.0' },
+      {
+        name: 'gate',
+        version: '2.0',
+        behaviours: [
+          { type: 'gate', file: 'run/gate' },
+          { type: 'fail', message: 'the gate is stuck' },
+        ],
+      },
+    ],
+  })
+  t.teardown(machine.close)
+  const held = await holdAt(machine, 'install')
+  process.kill(pidOf(held.order, /wrapper\.ts/), 'SIGKILL')
+  await held.release()
+  t.equal(await held.ended, 0)
+  const result = machine.resultOf(held.order)
+  t.match(result, { outcome: 'failed', cause: 'maintainer-script', latched: true }, JSON.stringify(result))
+  t.match(result?.evidence.join('\n'), /the gate is stuck/)
+  checkLog(t, machine, held.order)
+})
+
+t.test(
+  '[RUN-53] apt alone is killed: dpkg is waited for, and the order has failed with dpkg-interrupted',
+  async (t) => {
+    const machine = await createMachine(scenario)
+    t.teardown(machine.close)
+    const held = await holdAt(machine, 'install')
     process.kill(pidOf(held.order, /^ *\d+ apt-get .*dist-upgrade/), 'SIGKILL')
-    const again = machine.startRunner()
     await until('dpkg to be waited for', () =>
       machine
         .notesOf(held.order)
@@ -136,15 +258,35 @@ t.test(
     )
     t.equal(machine.resultOf(held.order), undefined, 'dpkg is still at work')
     await held.release()
-    t.equal(await again.ended, 0)
-    const result = machine.resultOf(held.order)
-    t.match(result, { outcome: 'unknown', cause: 'internal', step: 'install', latched: true })
-    t.equal(startsOf(machine.history(), held.order), 1)
+    t.equal(await held.ended, 0)
+    t.match(machine.resultOf(held.order), {
+      outcome: 'failed',
+      cause: 'dpkg-interrupted',
+      message: /SIGKILL/,
+      latched: true,
+    })
     checkLog(t, machine, held.order)
-    t.equal(await machine.startRunner().ended, 0)
-    t.equal(startsOf(machine.history(), held.order), 1)
   },
 )
+
+t.test('[RUN-53] dpkg is killed and its script lives on: the script is waited for', async (t) => {
+  const machine = await createMachine(scenario)
+  t.teardown(machine.close)
+  const held = await holdAt(machine, 'install')
+  process.kill(pidOf(held.order, /wrapper\.ts/), 'SIGKILL')
+  const pids = execFileSync('pgrep', ['-f', `(dpkg|apt-get) .*${machine.dir}`], { encoding: 'utf8' })
+    .trim()
+    .split('\n')
+  for (const pid of pids) process.kill(Number(pid), 'SIGKILL')
+  await until('the script to be waited for', () =>
+    machine
+      .notesOf(held.order)
+      .some((note) => /^apt is gone, and process \d+ \(.*gate\.postinst.* is still at work/.test(note)),
+  )
+  await held.release()
+  t.equal(await held.ended, 0)
+  t.match(machine.resultOf(held.order), { outcome: 'failed', cause: 'dpkg-interrupted' })
+})
 
 t.test("[RUN-16] a daemon that a package leaves behind does not hold the order's lock", async (t) => {
   const machine = await createMachine({

@@ -195,7 +195,7 @@ export async function createMachine(scenario: Scenario) {
   const { startRunner, killAll } = createStarter(config.file)
   const ask = async (build: string, outageMinutes = 0) => {
     const ports = { disk, processes: await createRealProcesses(), machine: createRealMachine(), now: () => Date.now() }
-    return planOnce(ports, { config, build, outageMinutes, folder: layout.agentPlanning })
+    return planOnce(ports, { config, build, outageMinutes, clockAheadMs: null, folder: layout.agentPlanning })
   }
   const plan = async (): Promise<Planned> => {
     const planned = await ask('prod')

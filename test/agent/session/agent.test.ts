@@ -18,7 +18,7 @@ import {
   resultRecord,
   signedGrant,
 } from '../../sessions/fakes.ts'
-import { type Machine, claim, inboxOf, machine, makeState, write } from './machine.ts'
+import { type Machine, READY, claim, inboxOf, machine, makeState, write } from './machine.ts'
 
 const SECOND = '5e'.repeat(16)
 const lines = (from: number, to: number) =>
@@ -257,6 +257,20 @@ t.test('[AGT-8] one plan at a time; an answer that found no connection is given 
   t.match(m.sent('planRefused').at(-1), { refusal: { kind: 'too-many' } }, 'the queue is bounded')
   t.end()
 })
+
+t.test(
+  "[RUN-56] a plan is asked for with how far this machine's clock is from the one that the coordinator told",
+  (t) => {
+    const m = machine(t)
+    const aheadMs = m.clock.wallNow() - READY.at
+    m.agent.start()
+    m.accept()
+    m.clock.advance(5000)
+    m.link().say({ t: 'plan', query: '1'.repeat(32), build: 'prod', outageMinutes: 0 })
+    t.equal(m.plans[0]?.query.clockAheadMs, aheadMs, 'as it was at the ready, however long ago that is')
+    t.end()
+  },
+)
 
 t.test('[AGT-8] one download at a time; a grant of the order ends it', (t) => {
   const m = machine(t)

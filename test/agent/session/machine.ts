@@ -67,7 +67,10 @@ export type Machine = {
   readonly disk: Disk
   readonly key: Key
   readonly links: FarEnd[]
-  readonly plans: { readonly query: { readonly build: string }; readonly done: (answer: PlanAnswer) => void }[]
+  readonly plans: {
+    readonly query: { readonly build: string; readonly clockAheadMs: number | null }
+    readonly done: (answer: PlanAnswer) => void
+  }[]
   readonly downloads: { readonly order: string; readonly done: (problem: string | null) => void; cancelled: boolean }[]
   readonly runners: ((status: number | null) => void)[]
   readonly watched: Map<string, () => void>
@@ -95,7 +98,7 @@ export const CHALLENGE: CoordinatorFrame = {
   instance: 'prod',
   incarnation: INCARNATION,
 }
-const READY: CoordinatorFrame = { t: 'ready', session: 'cd'.repeat(16), at: 1 }
+export const READY = { t: 'ready', session: 'cd'.repeat(16), at: 1 } satisfies CoordinatorFrame
 
 export function makeState(t: Test): string {
   const state = mkdtempSync(join(tmpdir(), 'smith-agent-'))
