@@ -10,6 +10,7 @@ import type { Refusal } from '../protocol/errors.ts'
 import { createRealMachine, unreadableConfiguration } from './apt/planning.ts'
 import { isRebootDue } from './apt/reboot.ts'
 import { knownBuilds } from './apt/sources.ts'
+import { distrusted, steeringPaths } from './apt/trust.ts'
 import type { AgentConfig } from './config.ts'
 import type { Disk } from './disk/disk.ts'
 import { type Layout, layoutOf } from './disk/layout.ts'
@@ -65,6 +66,9 @@ function impedimentOf(
       remedy: 'Enrol the machine again as root.',
     }
   }
+  // The runner that systemd starts is root's.
+  const distrust = config.runMode === 'systemd' ? orElse(null, () => distrusted(steeringPaths(disk, config))) : null
+  if (distrust !== null) return distrust
   if (config.runMode === 'systemd' && isPathUnitDown()) {
     return {
       kind: 'unavailable',

@@ -7,13 +7,18 @@ import { mkdirSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { RefusedError } from '../../protocol/errors.ts'
+import { distrusted, steeringPaths } from '../apt/trust.ts'
 import { AGENT_CONFIG_FILE, readAgentConfig } from '../config.ts'
+import { createRealDisk } from '../disk/disk.ts'
 import { layoutOf } from '../disk/layout.ts'
 import { RUNNER_BUSY_STATUS } from '../disk/runner-command.ts'
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { config: { type: 'string', default: AGENT_CONFIG_FILE } } })
   const config = readAgentConfig(values.config)
+  // Whoever runs this without root harms nobody but themselves.
+  const refusal = process.geteuid?.() === 0 ? distrusted(steeringPaths(createRealDisk(), config)) : null
+  if (refusal !== null) throw new RefusedError([refusal])
   const layout = layoutOf(config.stateDir)
   process.umask(0o022)
   mkdirSync(layout.run, { recursive: true, mode: 0o751 })
