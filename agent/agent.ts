@@ -23,6 +23,8 @@ const SETTLE_MS = 40
 const OWN_FILES_SETTLE_MS = 5_000
 /** How often a machine that can take no orders looks whether it can again. */
 const IMPEDIMENT_LOOK_MS = 30_000
+/** After so long without work the memory that it took is given back. */
+const REST_MS = 10_000
 
 export type Agent = {
   readonly start: () => void
@@ -45,6 +47,7 @@ type State = {
   /** What the last hello said that is in the way of orders, and the next look whether it is gone. */
   impediment: string | null
   impedimentLook: Cancel | null
+  rest: Cancel | null
   stopWatches: Cancel[]
   stopped: boolean
 }
@@ -57,7 +60,14 @@ export function createAgent(
 ): Agent {
   const connection = createConnection(
     ports,
-    { onReady: () => onReady(s), onFrame: (frame) => onFrame(s, frame), onDown: () => s.shipping.onDisconnected() },
+    {
+      onReady: () => onReady(s),
+      onFrame: (frame) => {
+        postponeRest(s)
+        onFrame(s, frame)
+      },
+      onDown: () => s.shipping.onDisconnected(),
+    },
     onState,
   )
   const s: State = {
@@ -70,7 +80,14 @@ export function createAgent(
       onChange: () => schedule(s, SETTLE_MS),
     }),
     // An answer that finds no connection is asked for again after the next hello.
-    errands: createErrands(ports, (frame) => void connection.send(frame), connection.clockAheadMs),
+    errands: createErrands(
+      ports,
+      (frame) => {
+        postponeRest(s)
+        connection.send(frame)
+      },
+      connection.clockAheadMs,
+    ),
     keeper: createRunnerKeeper(
       ports,
       () => isRunnerNeeded(s),
@@ -82,6 +99,7 @@ export function createAgent(
     renewal: null,
     impediment: null,
     impedimentLook: null,
+    rest: null,
     stopWatches: [],
     stopped: false,
   }
@@ -97,6 +115,7 @@ export function createAgent(
       s.poll?.()
       s.renewal?.()
       s.impedimentLook?.()
+      s.rest?.()
       for (const stopWatch of s.stopWatches.splice(0)) stopWatch()
       s.keeper.stop()
       connection.stop()
@@ -133,6 +152,17 @@ function schedule(s: State, delayMs: number): void {
   })
 }
 
+/** Called at every piece of work, the hello too, since starting takes memory as well. */
+function postponeRest(s: State): void {
+  const { rest, clock } = s.ports
+  s.rest?.()
+  if (rest === undefined || s.stopped) return
+  s.rest = clock.after(REST_MS, () => {
+    s.rest = null
+    rest()
+  })
+}
+
 function watchOwnFiles(s: State): void {
   const { ownFiles, watch, clock } = s.ports
   const onChange = () => {
@@ -164,6 +194,7 @@ function isRunnerNeeded(s: State): boolean {
 
 function onReady(s: State): void {
   const { ports } = s
+  postponeRest(s)
   discover(s)
   const fence = readFence(ports)
   const described = ports.describe()

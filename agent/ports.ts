@@ -92,6 +92,8 @@ export type AgentPorts = {
   readonly startRunner: ((onExit: (status: number | null) => void) => void) | null
   /** Calls back when something in a folder may have changed; may do so never, or without a reason. */
   readonly watch: (folder: string, onChange: () => void) => Cancel
+  /** Gives back the memory that the work took; absent where that can't be done. Called when nothing was done for a while. */
+  readonly rest?: () => void
   /** Where something starts the agent again when it ends; absent where nothing does. */
   readonly ownFiles?: OwnFiles
 }

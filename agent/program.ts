@@ -1,5 +1,5 @@
 /**
- * The verbs of `smith-agent`: run, enrol, status. Exit status 0 done, 1 refused or failed, 2 usage, 3 coordinator
+ * The verbs of `smith-agent`: run, enrol, status, figures. Exit status 0 done, 1 refused or failed, 2 usage, 3 coordinator
  * out of reach; an error is one line what and one line what to do, on stderr.
  */
 import { Command, CommanderError, InvalidArgumentError } from 'commander'
@@ -9,6 +9,8 @@ import { AGENT_CONFIG_FILE } from './config.ts'
 import { packageVersion } from './facts.ts'
 
 export const EXIT = { done: 0, failed: 1, usage: 2, outOfReach: 3 } as const
+
+const CONFIG_OPTION = ['--config <file>', 'the configuration', AGENT_CONFIG_FILE] as const
 
 export async function main(argv: readonly string[]): Promise<void> {
   process.exitCode = await runProgram(argv, process.stdout, process.stderr)
@@ -22,12 +24,11 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
     .version(packageVersion())
     .exitOverride()
     .configureOutput({ writeOut: (text) => void out.write(text), writeErr: (text) => void err.write(text) })
-  const configOption = ['--config <file>', 'the configuration', AGENT_CONFIG_FILE] as const
 
   program
     .command('run')
     .description('Keep the connection to the coordinator. Ends on SIGTERM; a patch run under way goes on.')
-    .option(...configOption)
+    .option(...CONFIG_OPTION)
     .action(async (options: { readonly config: string }) => {
       const { run } = await import('./run.ts')
       status = await run(options.config)
@@ -40,7 +41,7 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
     .requiredOption('--coordinator <url>', 'as in https://smith.example:7600', httpsUrl)
     .requiredOption('--token <token>', 'the single-use token; - reads it from the standard input')
     .option('--force', 'replace the identity that this machine has')
-    .option(...configOption)
+    .option(...CONFIG_OPTION)
     .action(
       async (options: {
         readonly config: string
@@ -57,7 +58,7 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
   program
     .command('status')
     .description('Say whether this machine is enrolled and connected, and which orders it has in hand.')
-    .option(...configOption)
+    .option(...CONFIG_OPTION)
     .option('--json', 'as JSON')
     .action(async (options: { readonly config: string; readonly json?: true }) => {
       const { readStatus, statusText } = await import('./status.ts')
@@ -65,6 +66,7 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
       out.write(options.json === true ? `${JSON.stringify(found, null, 2)}\n` : statusText(found))
       if (!found.enrolled) status = EXIT.failed
     })
+  addFigures(program, out)
   for (const command of program.commands) command.exitOverride().configureOutput(program.configureOutput())
 
   try {
@@ -78,8 +80,30 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
   }
 }
 
+function addFigures(program: Command, out: Writable): void {
+  program
+    .command('figures')
+    .description('Say what the running agent costs: memory, processor time, wake-ups, disk. As root; do nothing else.')
+    .option(...CONFIG_OPTION)
+    .option('--minutes <number>', 'how long to look on', minutesOf, 10)
+    .option('--json', 'as JSON')
+    .action(async (options: { readonly config: string; readonly minutes: number; readonly json?: true }) => {
+      const { figuresText, readFigures } = await import('./figures.ts')
+      const found = await readFigures(options.config, options.minutes, (pid) => {
+        if (options.json !== true) out.write(`Looking at process ${pid} for ${options.minutes} minutes.\n`)
+      })
+      out.write(options.json === true ? `${JSON.stringify(found, null, 2)}\n` : figuresText(found))
+    })
+}
+
 function refusalText(refusal: Refusal): string {
   return `error: ${refusal.message}\n   do: ${refusal.remedy}\n`
+}
+
+function minutesOf(text: string): number {
+  const minutes = Number(text)
+  if (!(minutes > 0 && minutes <= 1440)) throw new InvalidArgumentError('A number of minutes is needed, at most 1440.')
+  return minutes
 }
 
 function httpsUrl(text: string): string {

@@ -12,7 +12,7 @@ import { layoutOf } from './disk/layout.ts'
 import { createDescribe, packageVersion } from './facts.ts'
 import { readIdentity } from './identity.ts'
 import { createOwnFiles, ownFolder } from './own-files.ts'
-import type { Clock, Log } from './ports.ts'
+import type { AgentPorts, Clock, Log } from './ports.ts'
 import type { ConnectionState } from './session/connection.ts'
 import { guard } from './session/guard.ts'
 import { createWebSocketConnect } from './websocket-link.ts'
@@ -52,6 +52,7 @@ export async function run(configFile: string): Promise<number> {
       connect: createWebSocketConnect({ url: coordinator, pin: stored.pin, timeoutMs: config.limits.connectMs }),
       describe: createDescribe(config, disk),
       ...createWork({ config, disk, layout, log }),
+      ...createRest(),
       // Only systemd starts it again.
       ...(config.runMode === 'systemd' && folder !== null ? { ownFiles: createOwnFiles(folder) } : {}),
     },
@@ -86,6 +87,12 @@ export async function run(configFile: string): Promise<number> {
   log.info({ machine: identity.machine, name: identity.name, coordinator, version: packageVersion() }, 'agent started')
   agent.start()
   return ended.promise
+}
+
+/** Node collects its garbage when it needs room, which an idle agent never does; --expose-gc lets it be asked. */
+function createRest(): Pick<AgentPorts, 'rest'> {
+  const { gc } = globalThis
+  return gc === undefined ? {} : { rest: () => gc({ type: 'major', execution: 'sync', flavor: 'last-resort' }) }
 }
 
 /** Synchronous, without a transport: nothing is lost when the process is killed, and no thread is started. */

@@ -66,11 +66,22 @@ export function readStatus(configFile: string): AgentStatus {
 }
 
 function connectionOf(layout: Layout): AgentStatus['connection'] {
+  const told = readConnection(layout)
+  if (told === null) return { state: 'agent not running', since: null, problem: null }
+  const { phase, since, problem } = told
+  return { state: phase === 'open' ? 'connected' : 'not connected', since, problem }
+}
+
+/** What the running agent wrote of its connection. */
+function readConnection(layout: Layout): v.InferOutput<typeof connectionSchema> | null {
   const bytes = readIfExists(createRealDisk(), join(layout.agent, 'connection.json'), 65_536)
   const parsed = v.safeParse(connectionSchema, bytes === null ? null : JSON.parse(bytes.toString('utf8')))
-  if (!parsed.success || !isAlive(parsed.output.pid)) return { state: 'agent not running', since: null, problem: null }
-  const { phase, since, problem } = parsed.output
-  return { state: phase === 'open' ? 'connected' : 'not connected', since, problem }
+  return parsed.success && isAlive(parsed.output.pid) ? parsed.output : null
+}
+
+/** The process of the agent, or null when none runs. */
+export function agentProcess(layout: Layout): number | null {
+  return readConnection(layout)?.pid ?? null
 }
 
 function isAlive(pid: number): boolean {

@@ -252,7 +252,7 @@ t.test(
     t.match(await run('enrol', '--coordinator', 'http://x', '--token', 'y'), { status: EXIT.usage, err: /https/ })
     t.match(await run('frobnicate'), { status: EXIT.usage })
     t.match(await run('--help'), { status: EXIT.done, out: /enrol/ })
-    for (const verb of ['run', 'enrol', 'status'])
+    for (const verb of ['run', 'enrol', 'status', 'figures'])
       t.match(await run(verb, '--help'), { status: EXIT.done, out: /--config/ })
     t.match(await run('status', '--config', '/nowhere/agent.toml'), {
       status: EXIT.failed,
@@ -271,6 +271,7 @@ t.test(
     const w = await world(t)
     await run(...enrolArgv(w))
     t.match(await run('status', '--config', w.config), { status: EXIT.done, out: /agent not running/ })
+    t.match(await run('figures', '--config', w.config), { status: EXIT.failed, err: /no agent runs/ })
     const main = fileURLToPath(new URL('../../../agent/main.ts', import.meta.url))
     const child = spawn(process.execPath, [main, 'run', '--config', w.config], { stdio: ['ignore', 'pipe', 'inherit'] })
     let printed = ''
@@ -286,6 +287,10 @@ t.test(
       hello: { name: NAME, builds: ['prod'], orders: [], impediment: null },
     })
     await until('connected', () => existsSync(join(w.state, 'agent', 'connection.json')))
+    const figures = ['figures', '--minutes', '0.01', '--config', w.config]
+    t.match(JSON.parse((await run(...figures, '--json')).out), { pid: child.pid, minutes: 0.01, threads: Number })
+    t.match(await run(...figures), { status: EXIT.done, out: /^Anonymous: +\d+\.\d MB/m })
+    t.match(await run('figures', '--minutes', '0'), { status: EXIT.usage, err: /minutes/ })
     const status = JSON.parse((await run('status', '--json', '--config', w.config)).out) as AgentStatus
     t.match(status, { enrolled: true, name: NAME, connection: { state: 'connected' }, orders: [] })
 

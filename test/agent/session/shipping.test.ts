@@ -305,6 +305,48 @@ t.test('[AGT-13] with no order open the agent has one timer, and reads nothing',
   t.end()
 })
 
+t.test('[AGT-31] memory is given back when nothing was done for a while, once for each piece of work', (t) => {
+  let rests = 0
+  const m = machine(t, { ports: { rest: () => (rests += 1) } })
+  m.agent.start()
+  m.accept()
+  m.clock.advance(9_999)
+  t.equal(rests, 0)
+  m.clock.advance(1)
+  t.equal(rests, 1, 'after the start')
+  for (let n = 0; n < 20; n += 1) {
+    m.clock.advance(15_000)
+    m.link().say({ t: 'pong', n })
+    m.link().say({ t: 'ping', n })
+  }
+  t.equal(rests, 1, 'pings are no work')
+  t.equal(m.clock.armed(), 1)
+  m.link().say(grantFrame())
+  claim(m)
+  for (let n = 1; n <= 20; n += 1) {
+    write(m, n === 20 ? [resultRecord(n)] : lines(n, n))
+    m.clock.advance(5_000)
+    m.link().say({ t: 'ack', order: ORDER, upTo: n })
+  }
+  t.equal(rests, 1, 'not in the middle of a stream')
+  m.link().say({ t: 'forget', order: ORDER })
+  m.clock.advance(10_000)
+  t.equal(rests, 2)
+  m.link().say({ t: 'plan', query: 'cd'.repeat(16), build: 'prod', outageMinutes: 0 })
+  m.clock.advance(9_000)
+  m.plans[0]?.done({ refusal: { kind: 'internal', message: 'no', remedy: 'none' } })
+  m.clock.advance(9_999)
+  t.equal(rests, 2, 'counted from the answer')
+  m.clock.advance(1)
+  t.equal(rests, 3)
+  m.reconnect()
+  m.accept()
+  m.agent.stop()
+  m.clock.advance(60_000)
+  t.equal(rests, 3, 'not after its end')
+  t.end()
+})
+
 t.test('[AGT-13] a sign from the file system ships at once what the poll would ship later', (t) => {
   const m = machine(t)
   m.agent.start()
