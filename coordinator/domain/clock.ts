@@ -87,8 +87,12 @@ function watchOrder(draft: Draft, order: Order): void {
   const end = silenceEnd(draft, draft.tools.settings, order)
   if (order.silentSince !== null && end !== null && draft.at >= end) {
     const seconds = Math.round((draft.at - order.silentSince) / 1000)
-    const where = order.step === null ? 'before it took up the grant' : `in step ${order.step}`
-    loseOrder(draft, order, `${order.name} fell silent ${where}; nothing was heard of it for ${seconds} s`)
+    loseOrder(
+      draft,
+      order,
+      `${order.name} ${howSilent(draft, order)}; nothing was heard of it for ${seconds} s`,
+      order.step === 'reboot' ? goneAdvice(order) : [],
+    )
     return
   }
   // Connected and past its time: the grant can't be claimed any more, which the machine itself must confirm.
@@ -96,13 +100,30 @@ function watchOrder(draft: Draft, order: Order): void {
     callBack(draft, order)
 }
 
+function howSilent(view: View, order: Order): string {
+  if (order.step === null) return 'fell silent before it took up the grant'
+  if (order.step !== 'reboot') return `fell silent in step ${order.step}`
+  const minutes = outageOf(view, order)
+  return `did not come back from its reboot in the ${minutes} minute${minutes === 1 ? '' : 's'} declared`
+}
+
+function goneAdvice(order: Order): string[] {
+  return [
+    `look at the console of ${order.name} for where it hangs; nothing was being installed any more when it went down`,
+    'once it is up it says by itself how the run ended; only when it never will, resolve it',
+  ]
+}
+
+function outageOf(view: View, order: Order): number {
+  return view.get('projects', order.project)?.options.outageMinutes ?? 0
+}
+
 /** When silence makes an order unknown, null while it is not silent. A reboot may take the outage that was declared. */
 function silenceEnd(view: View, settings: Settings, order: Order): Instant | null {
   if (order.silentSince === null) return null
   const end = order.silentSince + settings.limits.silenceMsMax
   if (order.step !== 'reboot' || order.stepAt === null) return end
-  const minutes = view.get('projects', order.project)?.options.outageMinutes ?? 0
-  return Math.max(end, order.stepAt + minutes * 60_000)
+  return Math.max(end, order.stepAt + outageOf(view, order) * 60_000)
 }
 
 /** Asks about a change that waits for a decision, and asks again what was not answered. */

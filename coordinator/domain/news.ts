@@ -5,13 +5,12 @@
  */
 import type { OrderInHand } from '../../protocol/agent.ts'
 import type { Refusal } from '../../protocol/errors.ts'
-import type { Result, RunRecord, Step } from '../../protocol/files.ts'
+import type { Result, RunRecord } from '../../protocol/files.ts'
 import { driftOf } from '../../protocol/plan.ts'
-import type { MachineState } from '../../protocol/status.ts'
 import type { Draft } from './draft.ts'
 import type { AgentNews, Reply } from './events.ts'
 import { shortList } from './selection.ts'
-import { endOrder, grantPayloadOf, hearOrder, isActive, loseOrder, voidOrder } from './order.ts'
+import { endOrder, grantPayloadOf, hearOrder, isActive, loseOrder, stateInStep, voidOrder } from './order.ts'
 import { answerQuery, keepPlan } from './planning.ts'
 import type { Order, Query, Target } from './state.ts'
 import { changeProject, changeTarget, hasEnded, isUnstarted, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
@@ -107,7 +106,8 @@ function answerCheck(
   }
   const drift = planDrift(draft, target, answer.planHash)
   if (drift.length === 0) {
-    changeTarget(draft, target, { check: 'same', message: null })
+    const { rebootDue } = mustHave(draft.archived('plans', answer.planHash), `plan ${answer.planHash}`).plan
+    changeTarget(draft, target, { check: 'same', message: null, rebootPending: rebootDue })
     return
   }
   const message = `the plan is no longer the approved one: ${shortList(drift)}`
@@ -278,10 +278,6 @@ function followRecords(draft: Draft, order: Order, records: readonly RunRecord[]
     ...(now.state === 'running' ? { state: stateInStep(now.step) } : {}),
   })
   if (result !== undefined) takeResult(draft, now, result)
-}
-
-function stateInStep(step: Step | null): MachineState {
-  return step === 'reboot' ? 'rebooting' : step === 'verify' ? 'verifying' : 'running'
 }
 
 function takeResult(draft: Draft, order: Order, result: Result): void {

@@ -3,7 +3,8 @@
  * Each edge asserts the states that it may leave. Who is next, and when, is rollout.ts.
  */
 import type { Fact } from '../../protocol/feed.ts'
-import type { Cause, GrantPayload, Result } from '../../protocol/files.ts'
+import type { Cause, GrantPayload, Result, Step } from '../../protocol/files.ts'
+import type { MachineState } from '../../protocol/status.ts'
 import { assert } from './assert.ts'
 import type { Draft } from './draft.ts'
 import { freeLine, noteBag, releaseMachine } from './lines.ts'
@@ -75,11 +76,16 @@ function sayOrder(
   sayOf(draft, project, { ...fact, machine: order.name, order: order.id })
 }
 
+/** What a machine at work is shown as in this step. */
+export function stateInStep(step: Step | null): MachineState {
+  return step === 'reboot' ? 'rebooting' : step === 'verify' ? 'verifying' : 'running'
+}
+
 /** granted, running -> unknown: nothing was heard for too long, or the machine itself can't tell. */
-export function loseOrder(draft: Draft, order: Order, reason: string): void {
+export function loseOrder(draft: Draft, order: Order, reason: string, advice: readonly string[] = []): void {
   assert(order.state === 'granted' || order.state === 'running', 'only an order in the works can become unknown')
   draft.put('orders', order.id, { ...order, state: 'unknown', unknownReason: reason })
-  changeTarget(draft, targetOf(draft, order.project, order.target), { state: 'unknown', message: reason })
+  changeTarget(draft, targetOf(draft, order.project, order.target), { state: 'unknown', message: reason, advice })
   sayOrder(draft, projectOf(draft, order.project), order, { fact: 'orderUnknown', reason })
   draft.touch(order.project)
 }
@@ -95,8 +101,9 @@ export function hearOrder(draft: Draft, order: Order): Order {
   }
   draft.put('orders', order.id, heard)
   changeTarget(draft, targetOf(draft, order.project, order.target), {
-    state: heard.state === 'running' ? 'running' : 'granted',
+    state: heard.state === 'running' ? stateInStep(heard.step) : 'granted',
     message: null,
+    advice: [],
   })
   sayOrder(draft, projectOf(draft, order.project), order, { fact: 'orderHeard' })
   draft.touch(order.project)
@@ -155,7 +162,11 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
     ...(failed && ending.cause !== null ? { cause: ending.cause } : {}),
     reason: ending.message,
   })
-  releaseMachine(draft, target, failed ? {} : { lastPatchedAt: draft.at, rebootPending: ending.rebootPending })
+  releaseMachine(draft, target, {
+    ...(failed ? {} : { lastPatchedAt: draft.at }),
+    // A person who resolves an order knows no more of it than the machine's own last word.
+    ...(ending.result === null ? {} : { rebootPending: ending.rebootPending }),
+  })
   // Until it is decided about, a failed machine stays in its project: nobody else may ask for it.
   if (failed && !isDecided) keepMachine(draft, target)
   freeLine(draft, `project:${order.project}`, target)
@@ -165,8 +176,13 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
     draft,
     project,
     target,
-    `${target.name}: ${ending.state}${ending.cause === null ? '' : ` (${ending.cause})`}: ${ending.message}`,
+    `${target.name}: ${ending.state}${ending.cause === null ? '' : ` (${ending.cause})`}: ${ending.message}${pendingNote(target)}`,
   )
+}
+
+/** What is said of a reboot that is due and was not done. */
+export function pendingNote(target: Target): string {
+  return target.rebootPending ? '; a reboot is pending' : ''
 }
 
 function keepMachine(draft: Draft, target: Target): void {

@@ -237,6 +237,7 @@ type Place = {
   readonly cluster: string
   readonly planHash: string
   readonly isEmpty: boolean
+  readonly rebootPending: boolean
   readonly skipReason: string | null
 }
 
@@ -257,6 +258,8 @@ function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Pl
       cluster,
       planHash: entry.query?.planHash ?? '',
       isEmpty: plan !== null && isEmptyPlan(plan) && !(plan.rebootDue && request.options.outageMinutes > 0),
+      // What the machine said at its hello may be days old.
+      rebootPending: plan?.rebootDue ?? machine.rebootPending,
       skipReason: entry.reason,
     }
     byCluster.set(cluster, [...(byCluster.get(cluster) ?? []), place])
@@ -366,7 +369,7 @@ function newTarget(project: string, index: number, bag: number, place: Place): T
     evidence: [],
     advice: [],
     reason: place.skipReason,
-    rebootPending: place.machine.rebootPending,
+    rebootPending: place.rebootPending,
     keepsLine: false,
   }
 }

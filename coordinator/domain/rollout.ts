@@ -11,12 +11,23 @@ import { assert } from './assert.ts'
 import { type Draft, instanceOf } from './draft.ts'
 import type { Permission } from './events.ts'
 import { freeLine, noteBag, releaseMachine, takeLine } from './lines.ts'
-import { ensureOrder, grantPayloadOf } from './order.ts'
+import { ensureOrder, grantPayloadOf, pendingNote } from './order.ts'
 import { checkAgain, dropChecks } from './queries.ts'
 import { shortList } from './selection.ts'
 import type { Order, Project, Target } from './state.ts'
 import { placeKey } from './state.ts'
-import { bagOf, changeProject, changeTarget, hasEnded, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import {
+  bagOf,
+  changeProject,
+  changeTarget,
+  hasEnded,
+  mustHave,
+  namesPending,
+  projectOf,
+  sayOf,
+  targetOf,
+  targetsOf,
+} from './targets.ts'
 
 /** Looks at every project that the event touched, until none is left. */
 export function advanceTouched(draft: Draft): void {
@@ -63,9 +74,9 @@ function passEnded(draft: Draft, project: Project): Project {
 
 function passTarget(draft: Draft, project: Project, target: Target): void {
   changeTarget(draft, target, { state: 'succeeded', startedAt: draft.at, endedAt: draft.at, message: 'nothing to do' })
-  releaseMachine(draft, target, { lastPatchedAt: draft.at })
+  releaseMachine(draft, target, { lastPatchedAt: draft.at, rebootPending: target.rebootPending })
   sayOf(draft, project, { fact: 'machinePassed', machine: target.name })
-  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: nothing to do`)
+  noteBag(draft, projectOf(draft, project.id), target, `${target.name}: nothing to do${pendingNote(target)}`)
 }
 
 /** The first target that still has to be granted, from the cursor on. */
@@ -414,7 +425,13 @@ export function closeProject(draft: Draft, project: Project): void {
   const { pass, fail, skipped, cancelled } = project.counts
   const outcome =
     project.cancelling !== null && (cancelled > 0 || pass + fail === 0) ? 'cancelled' : fail > 0 ? 'failed' : 'complete'
-  const notes = `${pass} passed, ${fail} failed, ${skipped} skipped, ${cancelled} cancelled${project.cancelling === null ? '' : `; cancelled by ${project.cancelling.by}${because(project.cancelling.reason)}`}`
+  const pending = namesPending(targetsOf(draft, project))
+  const notes =
+    `${pass} passed, ${fail} failed, ${skipped} skipped, ${cancelled} cancelled` +
+    (project.cancelling === null
+      ? ''
+      : `; cancelled by ${project.cancelling.by}${because(project.cancelling.reason)}`) +
+    (pending.length === 0 ? '' : `; a reboot is pending on ${shortList(pending)}`)
   const closed: Project = {
     ...project,
     state: 'closed',

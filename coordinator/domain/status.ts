@@ -6,7 +6,7 @@ import type { ProjectState, Status, Stop } from '../../protocol/status.ts'
 import type { View } from './draft.ts'
 import type { Bag, Counts, Instant, Project, Target } from './state.ts'
 import { shortList } from './selection.ts'
-import { targetsOf, bagOf, countOf } from './targets.ts'
+import { targetsOf, bagOf, countOf, namesPending } from './targets.ts'
 
 /** The rows of one project. Finished ones come from the store. */
 export type ProjectRows = {
@@ -134,6 +134,7 @@ export function renderStatus(status: Status, at: Instant): string {
       lines.push(
         `   Bag: *${bag.name}* - ${bag.task ?? ''}, State: \`${bag.state}\` MachineCount: ${bag.machines.length} Pass:${tally(bag.machines, 'pass')} Fail:${tally(bag.machines, 'fail')}`,
         ...nowLines(bag.machines, at),
+        ...pendingLines(bag.machines),
         ...(status.stop !== null && bag === stopAt ? stopLines(status.stop) : []),
       )
     }
@@ -165,6 +166,11 @@ function nowLines(machines: Machines, at: Instant): string[] {
       const progress = machine.progress === null ? '' : ` ${machine.progress}`
       return `       Now: ${machine.name} ${machine.step ?? machine.state}${progress} for ${duration(at - (machine.startedAt ?? at))}`
     })
+}
+
+function pendingLines(machines: Machines): string[] {
+  const names = namesPending(machines)
+  return names.length === 0 ? [] : [`       Reboot pending: ${shortList(names)}`]
 }
 
 function stopLines(stop: Stop): string[] {

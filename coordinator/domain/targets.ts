@@ -41,6 +41,15 @@ export function isUnstarted(target: Target): boolean {
   return countOf(target.state) === 'unstarted'
 }
 
+/** The machines of which it is known that a reboot is due and that their run did not do it. */
+export function namesPending(
+  machines: readonly { readonly name: string; readonly state: MachineState; readonly rebootPending: boolean }[],
+): string[] {
+  return machines
+    .filter(({ state, rebootPending }) => rebootPending && (state === 'succeeded' || state === 'failed'))
+    .map(({ name }) => name)
+}
+
 export function mustHave<Row>(row: Row | undefined, what: string): Row {
   if (row === undefined) throw new Error(`the core lost ${what}`)
   return row

@@ -49,6 +49,32 @@ async function failedInTheMiddle(): Promise<{ world: World; change: string }> {
   return { world, change }
 }
 
+t.test('[STA-12] a reboot that is pending stands under its bag, in the change and at the machine', async (t) => {
+  const world = await createWorld({ machines: workers(3) })
+  world.agent(`${W}-2`).plan = planOf('1', { installs: [], rebootDue: true })
+  const change = await world.begin(`prod machines: ${W}-* outage:0`)
+  const { view } = world.driver()
+  const notes = () => must(view.get('localChanges', change)).notes.join('\n')
+  const isPending = (name: string) => must(view.get('machines', world.agent(name).id())).rebootPending
+  await world.agent(`${W}-1`).steps('claim')
+  await world.agent(`${W}-1`).result('succeeded', { rebootPending: true })
+  matchesGolden(t, 'reboot-pending', world.text(change))
+  t.match(notes(), `${W}-1: succeeded: succeeded; a reboot is pending`)
+  t.match(notes(), `${W}-2: nothing to do; a reboot is pending`)
+  await world.agent(`${W}-3`).steps('claim')
+  await world.agent(`${W}-3`).result('failed', { rebootPending: true })
+  t.strictSame(
+    [1, 2, 3].map((number) => isPending(`${W}-${number}`)),
+    [true, true, true],
+    'also when its run failed',
+  )
+  await world.skip(change, `${W}-3`)
+  t.match(
+    world.json(change).closeNotes,
+    `2 passed, 0 failed, 1 skipped, 0 cancelled; a reboot is pending on ${W}-1, ${W}-2`,
+  )
+})
+
 t.test('[STA-4] a failure stands under its bag with its reason and the command that lifts it', async (t) => {
   const { world, change } = await failedInTheMiddle()
   matchesGolden(t, 'failed', world.text(change))

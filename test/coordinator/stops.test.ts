@@ -159,7 +159,30 @@ t.test('[UNK-5] a reboot may take the outage that was declared, and no longer', 
   await world.later(14 * 60_000)
   t.match(world.brief(change), new RegExp(`^running: ${W1} rebooting`))
   await world.later(61_000)
-  t.match(world.json(change).stop, { code: 'unknown', reason: /fell silent in step reboot/ })
+  t.match(world.json(change).stop, {
+    code: 'unknown',
+    reason: `${W1} did not come back from its reboot in the 15 minutes declared; nothing was heard of it for 900 s`,
+  })
+  t.match(world.target(change, W1).advice, [/console/, /says by itself/])
+})
+
+t.test('[UNK-6] a machine that comes back late from its reboot is in the step in which it was', async (t) => {
+  const world = await world3()
+  const change = await world.begin(`prod machines: ${W1} outage:5`)
+  const agent = world.agent(W1)
+  await agent.steps('claim', 'latch', 'install', 'post-checks', 'reboot')
+  await agent.cut()
+  await world.later(6 * 60_000)
+  t.match(world.brief(change), /unknown/)
+  agent.inHand('latched')
+  await agent.connect()
+  t.match(world.brief(change), new RegExp(`^running: ${W1} rebooting`))
+  t.match(world.target(change, W1), { advice: [], message: null })
+  await agent.steps('verify')
+  await agent.cut()
+  await world.later(91_000)
+  await agent.connect()
+  t.match(world.brief(change), new RegExp(`^running: ${W1} verifying`))
 })
 
 t.test('[CMD-1] cancel before the grant: nothing runs', async (t) => {
