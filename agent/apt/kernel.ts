@@ -4,7 +4,13 @@
  */
 import { lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
 
-export type LockHolder = { readonly pid: number; readonly command: string; readonly forMs: number }
+export type LockHolder = {
+  readonly pid: number
+  readonly command: string
+  /** The unit of systemd that it belongs to; null where none is known. */
+  readonly unit: string | null
+  readonly forMs: number
+}
 
 /** A process can end while it is looked at, and another user's can't be looked into: both read as nothing. */
 export function quietly<T>(read: () => T, otherwise: T): T {
@@ -33,7 +39,7 @@ export function lockHolder(path: string): LockHolder | null {
     const pid = Number(match[1])
     // Inode numbers repeat across filesystems, and device numbers here differ from stat's on some of them.
     if (hasOpen(pid, path) === false) continue
-    return { pid, command: commandOf(pid), forMs: ageOf(pid) }
+    return { pid, command: commandOf(pid), unit: unitIn(textOf(`/proc/${pid}/cgroup`) ?? ''), forMs: ageOf(pid) }
   }
   return null
 }
@@ -61,6 +67,19 @@ export function memoryKills(unit: string, read: (path: string) => string | null)
 export function commandOf(pid: number): string {
   const text = textOf(`/proc/${pid}/cmdline`) ?? ''
   return text.replaceAll('\0', ' ').trim().slice(0, 200) || `process ${pid}`
+}
+
+/**
+ * proc_pid_cgroup(5): `0::/system.slice/apt-daily.service`. The innermost unit counts; a person's session is a scope.
+ */
+export function unitIn(text: string): string | null {
+  for (const line of text.split('\n')) {
+    // Of version 1 the hierarchies of controllers say nothing of units for certain.
+    const path = /^(?:0:|[0-9]+:name=systemd):(.*)$/.exec(line)?.[1] ?? ''
+    const unit = path.split('/').findLast((part) => /\.(?:service|scope)$/.test(part))
+    if (unit !== undefined && unit !== 'init.scope') return unit
+  }
+  return null
 }
 
 /** proc_pid_stat(5), field 22: when it was started, in clock ticks since boot (100 a second on Linux). */

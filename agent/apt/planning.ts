@@ -30,7 +30,7 @@ import { type Diagnosis, diagnose } from './diagnosis.ts'
 import { type LockHolder, lockHolder, textOf } from './kernel.ts'
 import { parseSimulation } from './parsers.ts'
 import { archivesOf, isRefusal, makePlan, type Planned } from './plan.ts'
-import { preflightWarnings } from './preflight.ts'
+import { dpkgLocksOf, preflightWarnings } from './preflight.ts'
 import { type ProcessEnd, type Processes, type ProcessSpec, runProcess } from './processes.ts'
 import { keyFilesOf, knownBuilds, releasesIn, sourcesOf, unreadable } from './sources.ts'
 
@@ -250,14 +250,19 @@ export function planFrom(
 ): Planned | Refusal {
   const warned = /^W: Unable to read (\S+)/m.exec(printed.simulation)?.[1]
   if (warned !== undefined) return unreadable(warned, 'permission denied')
+  // While a program changes packages, its journal is in motion and no sign of an interruption.
+  const isHeld = dpkgLocksOf(target).some((path) => ports.machine.lockHolder(path) !== null)
   const planned = makePlan({
     ...printed,
-    dpkgStatus: dpkgStatusText(ports.disk, target),
+    dpkgStatus: isHeld
+      ? readMachineFile(ports.disk, target, '/var/lib/dpkg/status')
+      : dpkgStatusText(ports.disk, target),
     rebootDue: isRebootDue(ports, target, rebootWhen),
     releases: releasesIn(ports.disk, folders.lists).releases,
     madeAt: ports.now(),
   })
-  if (isRefusal(planned) || planned.plan.repairs.length > 0 || !isJournalLeft(ports.disk, target)) return planned
+  if (isRefusal(planned) || planned.plan.repairs.length > 0 || isHeld || !isJournalLeft(ports.disk, target))
+    return planned
   return { ...planned, warnings: [...planned.warnings, JOURNAL_LEFT] }
 }
 

@@ -26,6 +26,8 @@ export type Short = {
   readonly paths: readonly string[]
   readonly free: number
   readonly needed: number
+  /** The releases of the kernels in /boot, where that is what is short. */
+  readonly kernels: readonly string[]
   readonly what: 'bytes' | 'inodes'
 }
 
@@ -70,17 +72,27 @@ export function shortages(facts: SpaceFacts): Short[] {
     const sum = known.bytes === 0 || bytes === 0 ? known.bytes + bytes : known.bytes + bytes - Math.min(bytes, margin)
     needs.set(device, { ...known, paths: [...known.paths, path], bytes: sum, inodes: known.inodes + files })
   }
-  return [...needs.values()].flatMap((one): Short[] => [
-    ...(one.free < one.bytes ? [{ paths: one.paths, free: one.free, needed: one.bytes, what: 'bytes' } as const] : []),
-    ...(one.freeInodes !== null && one.freeInodes < one.inodes
-      ? [{ paths: one.paths, free: one.freeInodes, needed: one.inodes, what: 'inodes' } as const]
-      : []),
-  ])
+  const boot = pathOn(target, '/boot')
+  return [...needs.values()].flatMap((one): Short[] => {
+    const { paths } = one
+    const short = { paths, kernels: kernels > 0 && paths.includes(boot) ? kernelsIn(disk, boot) : [] }
+    return [
+      ...(one.free < one.bytes ? [{ ...short, free: one.free, needed: one.bytes, what: 'bytes' } as const] : []),
+      ...(one.freeInodes !== null && one.freeInodes < one.inodes
+        ? [{ ...short, free: one.freeInodes, needed: one.inodes, what: 'inodes' } as const]
+        : []),
+    ]
+  })
 }
 
 export function shortageText(short: Short): string {
   const amount = (value: number) => (short.what === 'inodes' ? `${value} inodes` : `${Math.ceil(value / 1_000_000)} MB`)
-  return `${short.paths.join(', ')}: ${amount(short.free)} free, ${amount(short.needed)} needed`
+  const kernels = short.kernels.length > 0 ? `; kernels there: ${short.kernels.join(', ')}` : ''
+  return `${short.paths.join(', ')}: ${amount(short.free)} free, ${amount(short.needed)} needed${kernels}`
+}
+
+function kernelsIn(disk: Disk, boot: string): string[] {
+  return listNames(disk, boot).flatMap((name) => /^vmlinuz-(.+)$/.exec(name)?.[1] ?? [])
 }
 
 /** Each kernel needs room for itself and its initrd, and update-initramfs writes the new one beside the old. */
@@ -129,6 +141,16 @@ export function dpkgLocksOf(target: AptTarget): string[] {
   return ['lock-frontend', 'lock'].map((name) => pathOn(target, `/var/lib/dpkg/${name}`))
 }
 
+export function holderText({ pid, command, unit }: LockHolder): string {
+  return `process ${pid} (${visible(command)})${unit === null ? '' : ` of ${visible(unit)}`}`
+}
+
+/** Waiting is all that can be done, so the advice is how to see what it is at. */
+export function holderAdvice({ pid, unit }: LockHolder): string {
+  const how = unit === null ? `ps -fp ${pid}` : `systemctl status ${visible(unit)}`
+  return `Let that program end (${how}), then retry. Never delete a lock file.`
+}
+
 export type PreflightPorts = {
   readonly disk: Disk
   readonly processes: Processes
@@ -163,7 +185,7 @@ export async function preflightWarnings(ports: PreflightPorts, about: Preflight)
   if (readOnly.length > 0) warnings.push(`read-only: ${readOnly.join(', ')}`)
   for (const path of dpkgLocksOf(target)) {
     const holder = ports.machine.lockHolder(path)
-    if (holder !== null) warnings.push(`process ${holder.pid} (${visible(holder.command)}) holds ${path}`)
+    if (holder !== null) warnings.push(`${holderText(holder)} holds ${path}`)
   }
   warnings.push(...clockWarnings(about.clockAheadMs))
   warnings.push(...archiveWarnings(ports.disk, about.folders.lists, ports.now()))

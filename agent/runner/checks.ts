@@ -10,7 +10,7 @@ import { runObjection, weekTimeOf } from '../apt/allow.ts'
 import { aptEnvironment, auditArgv, pathOn } from '../apt/command.ts'
 import { diagnose, visible } from '../apt/diagnosis.ts'
 import { shortList } from '../apt/plan.ts'
-import { dpkgLocksOf, readOnlyPaths, shortages, shortageText } from '../apt/preflight.ts'
+import { dpkgLocksOf, holderAdvice, holderText, readOnlyPaths, shortages, shortageText } from '../apt/preflight.ts'
 import { listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { conffileDebt } from './conffiles.ts'
 import { automaticOf, type Ending, failedFor, type Order, runStep, statusOf } from './order.ts'
@@ -37,7 +37,10 @@ export function filesystemEnding(order: Order, plan: Plan, unpackedBytes: number
   if (short.length === 0) return null
   const lines = short.map(shortageText)
   return failedFor('pre-checks', 'disk', `too little space: ${lines.join('; ')}`, lines, [
-    'Free space on the machine (df -h, df -i, apt-get clean, old kernels in /boot), then retry.',
+    'Free space on the machine (df -h, df -i, apt-get clean), then retry.',
+    ...(short.some((one) => one.kernels.length > 0)
+      ? ['apt-get autoremove --purge takes the old kernels that nothing needs; smith itself removes none.']
+      : []),
   ])
 }
 
@@ -63,7 +66,7 @@ export function ruleEnding(order: Order, step: Step): Ending | null {
 const LOCK_POLL_MS = 500
 
 /** Waits until nobody holds dpkg's locks; says who does. apt itself waits again, under the same bound. */
-export function waitForLocks(order: Order, then: Then): void {
+export function waitForLocks(order: Order, step: Step, then: Then): void {
   const { ports, config } = order.context
   const until = ports.now() + config.limits.lockWaitMs
   let said = 0
@@ -74,18 +77,12 @@ export function waitForLocks(order: Order, then: Then): void {
     })
     if (found === undefined) return then(null)
     const { path, holder } = found
-    const who = `process ${holder.pid} (${visible(holder.command)}), running for ${Math.round(holder.forMs / 1000)} s, holds ${path}`
+    const who = `${holderText(holder)}, running for ${Math.round(holder.forMs / 1000)} s, holds ${path}`
     if (said !== holder.pid) order.records.note(`waiting: ${who}`)
     said = holder.pid
     if (ports.now() >= until) {
       return then(
-        failedFor(
-          'pre-checks',
-          'lock',
-          `the lock of dpkg was not released in time: ${who}`,
-          [who],
-          ['Let that program end, then retry. Never delete a lock file.'],
-        ),
+        failedFor(step, 'lock', `the lock of dpkg was not released in time: ${who}`, [who], [holderAdvice(holder)]),
       )
     }
     ports.after(LOCK_POLL_MS, look)

@@ -12,7 +12,7 @@ import { isJournalLeft } from '../apt/planning.ts'
 import type { ProcessEnd } from '../apt/processes.ts'
 import { writeFileDurably } from '../disk/disk.ts'
 import type { Plan } from '../../protocol/plan.ts'
-import { dpkgLocksOf } from '../apt/preflight.ts'
+import { dpkgLocksOf, holderText } from '../apt/preflight.ts'
 import { closeRun } from './aftermath.ts'
 import { comparison, keepMarks, runAudit, runChecks } from './checks.ts'
 import { type InstallExit, readCommand, readExit, readLatch, readTry, takeLatch } from './command-file.ts'
@@ -209,8 +209,10 @@ const SCRIPT = /\/var\/lib\/dpkg\/(?:tmp\.ci\/|info\/\S+\.)(?:pre|post)(?:inst|r
 function firstAtWork(order: Order): string | null {
   const { ports } = order.context
   const holders = dpkgLocksOf(order.target).flatMap((path) => ports.lockHolder(path) ?? [])
-  const [one] = [...holders, ...ports.processesOf(order.id).filter((process) => SCRIPT.test(process.command))]
-  return one === undefined ? null : `process ${one.pid} (${visible(one.command)})`
+  const [holder] = holders
+  if (holder !== undefined) return holderText(holder)
+  const script = ports.processesOf(order.id).find((process) => SCRIPT.test(process.command))
+  return script === undefined ? null : `process ${script.pid} (${visible(script.command)})`
 }
 
 function afterInstall(run: Run, exit: InstallExit): void {

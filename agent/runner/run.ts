@@ -163,10 +163,15 @@ function goneBack(order: Order): string[] {
   return []
 }
 
+/** While another program changes packages, what it is in the middle of would look like a drift of the plan. */
 function replan(run: Run): void {
+  run.order.records.begin('replan')
+  waitForLocks(run.order, 'replan', (held) => (held === null ? simulate(run) : endBefore(run, held)))
+}
+
+function simulate(run: Run): void {
   const { order } = run
   const { ports, config } = order.context
-  order.records.begin('replan')
   runStep(order, simulateSpec(config, order.folders), (end, simulation) => {
     const diagnosis = failureOf(end, simulation, 'replan')
     if (diagnosis !== null) return endBefore(run, failed('replan', diagnosis))
@@ -315,7 +320,7 @@ function preChecks(run: Run, planned: Planned): void {
   order.records.begin(step)
   const blocked = filesystemEnding(order, planned.plan, planned.evidence.installedBytesDelta)
   if (blocked !== null) return endBefore(run, blocked)
-  waitForLocks(order, (held) => {
+  waitForLocks(order, step, (held) => {
     if (held !== null) return endBefore(run, held)
     runChecks(order, 'pre', step, (ending) => {
       // The download may have taken longer than the window was open.

@@ -34,6 +34,10 @@ export type PackageSpec = {
   readonly postinst?: string
   readonly prerm?: string
   readonly postrm?: string
+  /** Other members of the control archive, such as debconf's `templates` and `config`, by name. */
+  readonly control?: Readonly<Record<string, string>>
+  /** Other fields of the control paragraph; an archive's index repeats them. */
+  readonly fields?: Readonly<Record<string, string>>
   readonly behaviours?: readonly Behaviour[]
 }
 
@@ -86,6 +90,8 @@ async function writeTree(tree: string, spec: PackageSpec, arch: string): Promise
   await writeMode(join(control, 'control'), controlText(spec, arch, sizeKib(payload)), 0o644)
   const conffiles = Object.keys(spec.conffiles ?? {})
   if (conffiles.length > 0) await writeMode(join(control, 'conffiles'), lines(conffiles), 0o644)
+  for (const [name, text] of Object.entries(spec.control ?? {}))
+    await writeMode(join(control, name), text, name === 'config' ? 0o755 : 0o644)
   for (const script of SCRIPT_NAMES) {
     const text = scriptText(script, spec.name, spec.behaviours ?? [], rawBody(spec, script))
     if (text !== undefined) await writeMode(join(control, script), text, 0o755)
@@ -116,6 +122,7 @@ function controlText(spec: PackageSpec, arch: string, defaultSizeKib: number): s
     ['Replaces', spec.replaces],
     ['Section', spec.section ?? 'misc'],
     ['Priority', spec.priority ?? 'optional'],
+    ...Object.entries(spec.fields ?? {}),
     ['Description', spec.description ?? `test package ${spec.name}`],
   ]
   return lines(fields.flatMap(([name, value]) => (value === undefined ? [] : [`${name}: ${value}`])))

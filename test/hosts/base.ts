@@ -74,8 +74,15 @@ export function sourcesFor(suite: Suite, targets: string): readonly string[] {
   return [...new Set(lines)].filter((line) => line.endsWith(' main')).toSorted()
 }
 
-/** The folder of the suite's tree; made first where it is not there yet, which takes about half a minute. */
-export async function ensureBase(suite: Suite, say: (line: string) => void = () => {}): Promise<string> {
+/**
+ * The folder of the suite's tree, with `extra` packages of the suite in it; made first where it is not there yet, which
+ * takes about half a minute.
+ */
+export async function ensureBase(
+  suite: Suite,
+  say: (line: string) => void = () => {},
+  extra: readonly string[] = [],
+): Promise<string> {
   const asked = await run([
     'apt-get',
     'indextargets',
@@ -85,15 +92,16 @@ export async function ensureBase(suite: Suite, say: (line: string) => void = () 
   ])
   const sources = sourcesFor(suite, asked.stdout)
   if (sources.length === 0) throw new Error(`this machine's apt knows no Debian repository to take ${suite} from`)
+  const packages = [...PACKAGES, ...extra]
   const key = createHash('sha256')
-    .update(JSON.stringify([sources, PACKAGES, CUSTOMIZE]))
+    .update(JSON.stringify([sources, packages, CUSTOMIZE]))
     .digest('hex')
     .slice(0, 12)
   const place = join(CACHE, `${suite}-${key}`)
   if (existsSync(place)) return place
   mkdirSync(CACHE, { recursive: true, mode: 0o755 })
   say(`making a ${suite} tree in ${place} (once on this machine, about half a minute)`)
-  await build(suite, place, sources, say)
+  await build({ suite, packages, place, sources }, say)
   return place
 }
 
@@ -105,19 +113,21 @@ const CUSTOMIZE: readonly string[] = [
   'chroot "$1" systemctl enable systemd-networkd.service',
 ]
 
-async function build(
-  suite: Suite,
-  place: string,
-  sources: readonly string[],
-  say: (line: string) => void,
-): Promise<void> {
+type Recipe = {
+  readonly suite: Suite
+  readonly packages: readonly string[]
+  readonly place: string
+  readonly sources: readonly string[]
+}
+
+async function build({ suite, packages, place, sources }: Recipe, say: (line: string) => void): Promise<void> {
   const fresh = `${place}.new`
   const hooks = CUSTOMIZE.map((hook) => `--customize-hook=${hook}`)
   const bootstrap = [
     'mmdebstrap',
     '--mode=root',
     '--variant=minbase',
-    `--include=${PACKAGES.join(',')}`,
+    `--include=${packages.join(',')}`,
     ...hooks,
     suite,
     fresh,

@@ -28,6 +28,8 @@ export type HostSiteOptions = {
 
 export type AddOptions = {
   readonly suite?: Suite
+  /** Packages of the suite that a machine of its kind has besides the minimum. */
+  readonly extra?: readonly string[]
   readonly installed?: readonly BuiltPackage[]
   /** Lines at the end of agent.toml. */
   readonly config?: string
@@ -46,7 +48,12 @@ export type HostSite = {
   readonly url: string
   readonly build: (spec: PackageSpec) => Promise<BuiltPackage>
   /** Boots a bare host of the site. */
-  readonly bootHost: (name: string, suite?: Suite, files?: Readonly<Record<string, string>>) => Promise<Host>
+  readonly bootHost: (
+    name: string,
+    suite?: Suite,
+    files?: Readonly<Record<string, string>>,
+    extra?: readonly string[],
+  ) => Promise<Host>
   /** A host with the agent installed, configured, enrolled and connected. */
   readonly addHost: (name: string, options?: AddOptions) => Promise<Host>
   readonly host: (name: string) => Host
@@ -110,10 +117,10 @@ function siteOf(s: State): HostSite {
       return urlOf(s)
     },
     build: (spec) => buildPackage(spec, join(dir, 'debs')),
-    bootHost: async (name, suite = 'bookworm', files = {}) => {
+    bootHost: async (name, suite = 'bookworm', files = {}, extra = []) => {
       s.count += 1
       const number = s.count
-      const base = await ensureBase(suite, s.options.say)
+      const base = await ensureBase(suite, s.options.say, extra)
       const host = await startHost({ base, name, dir: join(dir, 'hosts', name), network: s.network, number, files })
       s.hosts.set(name, host)
       return host
@@ -207,7 +214,7 @@ async function installDeb(host: Host, path: string): Promise<void> {
 
 async function addHost(s: State, site: HostSite, name: string, options: AddOptions): Promise<Host> {
   const deb = await builtDeb('smith-agent')
-  const host = await site.bootHost(name, options.suite, options.files)
+  const host = await site.bootHost(name, options.suite, options.files, options.extra)
   for (const built of options.installed ?? []) await installDeb(host, built.path)
   await configure(s, site, host, options)
   await installDeb(host, deb)

@@ -5,7 +5,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { isOpen, nextOpening, parseWindow, runObjection, type Window } from '../../../agent/apt/allow.ts'
-import { archiveWarnings, readOnlyPaths, shortages, shortageText } from '../../../agent/apt/preflight.ts'
+import { unitIn } from '../../../agent/apt/kernel.ts'
+import {
+  archiveWarnings,
+  holderAdvice,
+  holderText,
+  readOnlyPaths,
+  shortages,
+  shortageText,
+} from '../../../agent/apt/preflight.ts'
 import { checkAgentConfig } from '../../../agent/config.ts'
 import { createRealDisk, type Disk } from '../../../agent/disk/disk.ts'
 import { conffileDebt, newDebt } from '../../../agent/runner/conffiles.ts'
@@ -152,6 +160,25 @@ t.test(
     t.ok(warnings.includes('a reboot is due and stays pending with outage:0'))
   },
 )
+
+t.test('[RUN-60] who holds a lock is named with the unit that it belongs to', async (t) => {
+  const controllers = '4:memory:/system.slice/wrong.service\n'
+  for (const [text, unit] of [
+    ['0::/system.slice/apt-daily-upgrade.service\n', 'apt-daily-upgrade.service'],
+    [`${controllers}1:name=systemd:/system.slice/apt-daily.service\n0::/\n`, 'apt-daily.service'],
+    ['0::/user.slice/user-1000.slice/session-3.scope\n', 'session-3.scope'],
+    ['0::/user.slice/user-0.slice/user@0.service/app.slice/run-u7.service\n', 'run-u7.service'],
+    ['0::/system.slice/a.service/payload\n', 'a.service'],
+    [`${controllers}0::/init.scope\n`, null],
+    ['', null],
+  ] as const)
+    t.equal(unitIn(text), unit, text)
+  const holder = { pid: 7, command: 'dpkg -i \x1b[1m', unit: 'apt-daily.service', forMs: 0 }
+  t.equal(holderText(holder), 'process 7 (dpkg -i \\x1b[1m) of apt-daily.service')
+  t.match(holderAdvice(holder), /systemctl status apt-daily\.service/)
+  t.equal(holderText({ ...holder, unit: null }), 'process 7 (dpkg -i \\x1b[1m)')
+  t.match(holderAdvice({ ...holder, unit: null }), /ps -fp 7/)
+})
 
 t.test('[RUN-27] a machine without the space is refused before the latch, with nothing changed', async (t) => {
   const machine = await createMachine({

@@ -118,6 +118,37 @@ t.test(
   },
 )
 
+t.test('[RUN-51] what dpkg had no time to merge into its status counts, and alone stops no run', async (t) => {
+  for (const state of ['half-configured', 'installed']) {
+    const machine = await createMachine({
+      installed: [
+        { name: 'app', version: '1.0' },
+        { name: 'web', version: '1.0' },
+      ],
+      published: [
+        { name: 'app', version: '2.0' },
+        { name: 'web', version: '1.0' },
+      ],
+    })
+    t.teardown(machine.close)
+    const database = join(machine.root.root, 'var/lib/dpkg')
+    const stanza = /^Package: web\n(?:.+\n)*/m.exec(readFileSync(join(database, 'status'), 'utf8'))?.[0] ?? ''
+    // As the plug leaves it: the newest word on a package stands in a file of its own (dpkg's lib/dpkg/dbmodify.c).
+    writeFileSync(join(database, 'updates/0007'), stanza.replace(/^Status: .*$/m, `Status: install ok ${state}`))
+    writeFileSync(join(database, 'updates/tmp.i'), '')
+    const { plan } = await machine.plan()
+    t.same(
+      plan.repairs.map((one) => `${one.name} ${one.state}`),
+      state === 'installed' ? [] : ['web half-configured'],
+    )
+    const { result } = await machine.run()
+    t.match(result, { outcome: 'succeeded', cause: null })
+    t.equal((await machine.root.status('app'))?.version, '2.0')
+    t.equal((await machine.root.status('web'))?.state, 'install ok installed')
+    t.equal(await machine.root.audit(), '')
+  }
+})
+
 t.test('[RUN-4] a retry of the approved plan may be smaller, a first try may not', async (t) => {
   const machine = await createMachine({
     installed: [
@@ -368,7 +399,7 @@ t.test(
     })
     await new Promise((resolve) => holder.stdout.once('data', resolve))
     const first = await machine.run()
-    t.match(first.result, { outcome: 'failed', cause: 'lock', step: 'pre-checks', latched: false })
+    t.match(first.result, { outcome: 'failed', cause: 'lock', step: 'replan', latched: false })
     t.match(
       first.result?.message,
       new RegExp(`process ${holder.pid} \\(sh -c echo held; read line\\), running for [0-9]+ s, holds ${lock}`),
