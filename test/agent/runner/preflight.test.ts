@@ -91,7 +91,7 @@ t.test(
     const kernels = { '/boot/vmlinuz-6.1': 10 * MB, '/boot/initrd.img-6.1': 40 * MB }
     t.same(short(filesystems(boot, kernels), planOf(install('app'))), [], 'a full /boot is nobody else’s business')
     t.same(short(filesystems(boot, kernels), planOf(install('linux-image-6.1.0-10-amd64', 1, null))), [
-      '/boot: 90 MB free, 100 MB needed',
+      '/boot: 90 MB free, 100 MB needed; kernels there: 6.1',
     ])
     t.match(short(filesystems({ '/': { bytes: 1000 * MB, inodes: 1000 } }), planOf(install('new', 1, null))), [
       /1000 inodes free, \d+ inodes needed/,
