@@ -9,7 +9,16 @@ import { aptEnvironment } from '../apt/command.ts'
 import { shortList } from '../apt/plan.ts'
 import { isWatched, parseUnits, type Unit, unitsArgv } from '../apt/units.ts'
 import { readIfExists, writeFileDurably } from '../disk/disk.ts'
-import { compareHealth, type Health, healthSchema, parseListening, parseNameservers, parseRoutes } from './health.ts'
+import {
+  type Circumstances,
+  compareHealth,
+  type Health,
+  healthSchema,
+  parseBound,
+  parseListening,
+  parseNameservers,
+  parseRoutes,
+} from './health.ts'
 import { readGrantKeys } from '../disk/grant-key.ts'
 import { ackedUpTo, type Ending, failedFor, type Order } from './order.ts'
 
@@ -52,7 +61,7 @@ export function awaitHealth(order: Order, step: Step, deadlineAt: number, then: 
   let saidAt = 0
   const look = () =>
     takeHealth(order, watched, (after) => {
-      const { worse, notes } = compareHealth(before, after, ephemeralFrom(order))
+      const { worse, notes } = compareHealth(before, after, circumstancesOf(order))
       const names = worse.map((one) => one.text)
       if (worse.length === 0) {
         if (said !== '')
@@ -105,6 +114,7 @@ function takeHealth(order: Order, watched: readonly string[], then: (health: Hea
         kernel: machine.kernel,
         units,
         listening: isPrivate ? null : parseListening(`${text('/proc/net/tcp')}\n${text('/proc/net/tcp6')}`),
+        bound: isPrivate ? null : parseBound(`${text('/proc/net/udp')}\n${text('/proc/net/udp6')}`),
         routes: isPrivate ? null : parseRoutes(text('/proc/net/route'), text('/proc/net/ipv6_route')),
         // A machine without the file has no nameservers, which counts only when it had some.
         nameservers: isPrivate ? null : parseNameservers(resolver ?? ''),
@@ -143,6 +153,10 @@ function takeUnits(order: Order, watched: readonly string[], then: (units: Unit[
     disk.remove(output)
     then(end.status === 0 && units.length > 0 ? units : null)
   })
+}
+
+function circumstancesOf(order: Order): Circumstances {
+  return { ephemeralFrom: ephemeralFrom(order), hasRemovals: order.approved.removes.length > 0 }
 }
 
 function ephemeralFrom(order: Order): number {

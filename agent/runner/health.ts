@@ -22,6 +22,8 @@ export const healthSchema = v.strictObject({
   units: v.nullable(v.array(unitSchema)),
   /** TCP ports on which something listens; `isOpen` when not on loopback alone. */
   listening: v.nullable(v.array(v.strictObject({ port: countSchema, isOpen: v.boolean() }))),
+  /** UDP ports that belong to sockets without a peer; null also in the picture of a runner that did not look. */
+  bound: v.optional(v.nullable(v.array(v.strictObject({ port: countSchema, isOpen: v.boolean() }))), null),
   /** Default routes: `IPv4 by eth0`. */
   routes: v.nullable(v.array(v.string())),
   nameservers: v.nullable(v.array(v.string())),
@@ -38,15 +40,39 @@ export type Health = v.InferOutput<typeof healthSchema>
 export type Worse = { readonly text: string; readonly isFinal: boolean; readonly isOffline?: boolean }
 export type Comparison = { readonly worse: readonly Worse[]; readonly notes: readonly string[] }
 
-export function compareHealth(before: Health, after: Health, ephemeralFrom: number): Comparison {
+export type Circumstances = {
+  /** The first port that the kernel gives by itself. */
+  readonly ephemeralFrom: number
+  /** The approved plan removes packages. */
+  readonly hasRemovals: boolean
+}
+
+export function compareHealth(
+  before: Health,
+  after: Health,
+  { ephemeralFrom, hasRemovals }: Circumstances,
+): Comparison {
+  // Which service had which port is not known; that one was taken away explains what is gone with it.
+  const isExplained = hasRemovals && hasLostService(before, after)
+  const ports = [
+    comparePorts(before.listening, after.listening, TCP, (port) => port < ephemeralFrom),
+    comparePorts(before.bound, after.bound, UDP, (port) => port < UDP_BY_CHANCE_FROM && !DHCP_CLIENTS.includes(port)),
+  ].map(({ worse, notes }) =>
+    isExplained ? { worse: [], notes: [...worse.map((one) => one.text), ...notes] } : { worse, notes },
+  )
   const parts = [
     compareUnits(before, after),
-    compareListening(before, after, ephemeralFrom),
+    ...ports,
     compareRoutes(before, after),
     compareNameservers(before, after),
     compareConnection(before, after),
   ]
   return { worse: parts.flatMap((part) => part.worse), notes: parts.flatMap((part) => part.notes) }
+}
+
+function hasLostService(before: Health, after: Health): boolean {
+  const gone = new Set((after.units ?? []).filter((unit) => unit.load === 'not-found').map((unit) => unit.id))
+  return (before.units ?? []).some((unit) => unit.active === 'active' && gone.has(unit.id))
 }
 
 const SAME: Comparison = { worse: [], notes: [] }
@@ -73,24 +99,30 @@ function compareUnits(before: Health, after: Health): Comparison {
   return { worse, notes }
 }
 
-function compareListening(before: Health, after: Health, ephemeralFrom: number): Comparison {
-  if (before.listening === null || after.listening === null) return SAME
+const TCP = { name: 'TCP', gone: 'nothing listens on' }
+const UDP = { name: 'UDP', gone: 'nothing is bound to' }
+/** bindresvport(3) takes any port from here on, and resolvers take higher ones for a moment each. */
+const UDP_BY_CHANCE_FROM = 600
+/** Bound only while a lease is asked for, with some clients. */
+const DHCP_CLIENTS = [68, 546]
+
+type Ports = Health['listening']
+/** `isKept`: by this port others know the service; else its program is given another at each start. */
+function comparePorts(before: Ports, after: Ports, kind: typeof TCP, isKept: (port: number) => boolean): Comparison {
+  if (before === null || after === null) return SAME
   const is = new Map<number, boolean>()
-  for (const one of after.listening) is.set(one.port, one.isOpen || is.get(one.port) === true)
-  const worse: Worse[] = []
-  const notes: string[] = []
-  for (const one of before.listening) {
+  for (const one of after) is.set(one.port, one.isOpen || is.get(one.port) === true)
+  const worse = new Map<string, Worse>()
+  const notes = new Set<string>()
+  for (const one of before) {
     const isOpenNow = is.get(one.port)
     if (isOpenNow === true || (isOpenNow === false && !one.isOpen)) continue
-    const text =
-      isOpenNow === undefined
-        ? `nothing listens on TCP port ${one.port} any more`
-        : `TCP port ${one.port} is open to this machine alone now`
-    // Such a port was given by the kernel and is another after each start of its program.
-    if (one.port >= ephemeralFrom) notes.push(text)
-    else if (!worse.some((known) => known.text === text)) worse.push({ text, isFinal: false })
+    const what = `${kind.name} port ${one.port}`
+    const text = isOpenNow === undefined ? `${kind.gone} ${what} any more` : `${what} is open to this machine alone now`
+    if (isKept(one.port)) worse.set(text, { text, isFinal: false })
+    else if (kind !== UDP || !DHCP_CLIENTS.includes(one.port)) notes.add(text)
   }
-  return { worse, notes }
+  return { worse: [...worse.values()], notes: [...notes] }
 }
 
 function compareRoutes(before: Health, after: Health): Comparison {
@@ -129,9 +161,18 @@ function compareConnection(before: Health, after: Health): Comparison {
 
 /** `/proc/net/tcp` and `tcp6`: what stands in state 0A listens. */
 export function parseListening(text: string): { port: number; isOpen: boolean }[] {
+  return socketsIn(text, '0A')
+}
+
+/** `/proc/net/udp` and `udp6`: a socket in state 07 has no peer, so it is no client that waits for its answer. */
+export function parseBound(text: string): { port: number; isOpen: boolean }[] {
+  return socketsIn(text, '07')
+}
+
+function socketsIn(text: string, wanted: string): { port: number; isOpen: boolean }[] {
   return text.split('\n').flatMap((line) => {
-    const match = /^\s*\d+: ([0-9A-F]+):([0-9A-F]{4}) \S+ 0A /.exec(line)
-    if (match === null) return []
+    const match = /^\s*\d+: ([0-9A-F]+):([0-9A-F]{4}) \S+ ([0-9A-F]{2}) /.exec(line)
+    if (match === null || match[3] !== wanted) return []
     const [, address = '', port = ''] = match
     // Words of the kernel's own byte order: 127.0.0.0/8, ::1, and 127.0.0.0/8 inside IPv6.
     const isLoopback =

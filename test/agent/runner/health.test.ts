@@ -9,6 +9,7 @@ import { isWatched, parseUnits, type Unit } from '../../../agent/apt/units.ts'
 import {
   compareHealth,
   type Health,
+  parseBound,
   parseListening,
   parseNameservers,
   parseRoutes,
@@ -34,14 +35,15 @@ const health = (changes: Partial<Health> = {}): Health => ({
   kernel: 'k',
   units: [],
   listening: [],
+  bound: [],
   routes: [],
   nameservers: [],
   coordinator: { address: 'h:7600', how: 'connected', problem: null },
   absent: [],
   ...changes,
 })
-const compare = (before: Partial<Health>, after: Partial<Health>) => {
-  const { worse, notes } = compareHealth(health(before), health(after), 32_768)
+const compare = (before: Partial<Health>, after: Partial<Health>, hasRemovals = false) => {
+  const { worse, notes } = compareHealth(health(before), health(after), { ephemeralFrom: 32_768, hasRemovals })
   return { worse: worse.map((one) => `${one.text}${one.isFinal ? '!' : ''}`), notes: [...notes] }
 }
 
@@ -125,6 +127,45 @@ t.test('[HLT-2] ports, default routes and nameservers that are gone are worse', 
 })
 
 t.test(
+  '[RUN-58] a UDP port that a service is known by and nobody has any more is worse; of others it is told',
+  async (t) => {
+    const open = (port: number) => ({ port, isOpen: true })
+    const ports = [53, 68, 123, 161, 546, 599, 600, 1812, 40_000]
+    t.same(compare({ bound: ports.map(open) }, { bound: ports.map(open) }), { worse: [], notes: [] })
+    t.same(compare({ bound: ports.map(open) }, { bound: [{ port: 161, isOpen: false }] }), {
+      worse: [
+        'nothing is bound to UDP port 53 any more',
+        'nothing is bound to UDP port 123 any more',
+        'UDP port 161 is open to this machine alone now',
+        'nothing is bound to UDP port 599 any more',
+      ],
+      notes: [600, 1812, 40_000].map((port) => `nothing is bound to UDP port ${port} any more`),
+    })
+    t.same(compare({ bound: null }, { bound: [] }), { worse: [], notes: [] }, 'a picture of an older runner')
+  },
+)
+
+t.test('[RUN-59] ports that are gone with a service whose removal was approved are told and no failure', async (t) => {
+  const before = {
+    units: [unit('web.service'), unit('db.service')],
+    listening: [{ port: 80, isOpen: true }],
+    bound: [{ port: 53, isOpen: true }],
+  }
+  const gone = {
+    units: [unit('web.service', 'inactive', { load: 'not-found' }), unit('db.service')],
+    listening: [],
+    bound: [],
+  }
+  const texts = ['nothing listens on TCP port 80 any more', 'nothing is bound to UDP port 53 any more']
+  t.same(compare(before, gone, true), {
+    worse: [],
+    notes: ['unit web.service was active and is no longer on this machine', ...texts],
+  })
+  t.same(compare(before, gone, false).worse, texts, 'no removal was approved')
+  t.same(compare(before, { ...gone, units: before.units }, true).worse, texts, 'no service went with the removal')
+})
+
+t.test(
   '[HLT-3] a new connection that no longer comes about is worse, a coordinator that is not up is not',
   async (t) => {
     const to = (how: Connected['how'], problem: string | null = null) => ({
@@ -160,6 +201,13 @@ t.test('[HLT-4] what systemd and the kernel say is read as they write it', async
     { port: 7600, isOpen: false },
     { port: 443, isOpen: true },
     { port: 80, isOpen: false },
+  ])
+  // Line numbers of udp are those of its hash table; a client that has its server is connected, state 01.
+  const udp =
+    '   sl  local_address rem_address   st\n  379: 3500007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 19 2 x 0\n 1423: 00000000:007B 00000000:0000 07 0\n 1424: 0A00000A:007C 0B00000A:0035 01 0\n'
+  t.same(parseBound(udp), [
+    { port: 53, isOpen: false },
+    { port: 123, isOpen: true },
   ])
   const v4 =
     'Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\neth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\neth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n'
