@@ -20,6 +20,7 @@ import { awaitHealth, keepHealth } from './health-probe.ts'
 import { type Ending, endOrder, failedFor, type Order, outputSince, type Run } from './order.ts'
 import { isRebootToDo, startReboot } from './reboot.ts'
 import { lookForEvidence } from './settle.ts'
+import { liftShutdownLimit, restoreShutdownLimit } from './shutdown.ts'
 
 /** The wrapper puts the progress file there. */
 const STATUS_FD = 4
@@ -41,11 +42,14 @@ export function endBefore(run: Run, ending: Ending): void {
 
 /** The pictures of before are taken, then the wrapper is started. */
 export function startInstall(run: Run, plan: Plan): void {
-  keepHealth(run.order, () => {
-    run.order.records.begin('latch')
-    keepMarks(run.order)
-    startWrapper(run, plan)
-  })
+  const { order } = run
+  keepHealth(order, () =>
+    liftShutdownLimit(order, () => {
+      order.records.begin('latch')
+      keepMarks(order)
+      startWrapper(run, plan)
+    }),
+  )
 }
 
 function startWrapper(run: Run, plan: Plan): void {
@@ -193,8 +197,10 @@ function awaitFreeLock(run: Run, watch: Watch): void {
       watch.stop()
       if (order.records.step() === 'latch') order.records.begin('install')
       order.records.drain(true)
-      if (exit === null) settleByEvidence(run)
-      else afterInstall(run, exit)
+      restoreShutdownLimit(order.context, () => {
+        if (exit === null) settleByEvidence(run)
+        else afterInstall(run, exit)
+      })
     }
     look()
   })

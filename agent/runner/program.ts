@@ -1,11 +1,14 @@
 /** The runner on this machine's disk, clock and processes, until nothing is left to do; main.ts holds its lock. */
 import { fileURLToPath } from 'node:url'
-import type { AgentConfig } from '../config.ts'
-import { layoutOf, orderLayoutOf } from '../disk/layout.ts'
 import { dpkgLocksOf } from '../apt/preflight.ts'
+import type { AgentConfig } from '../config.ts'
+import { type Disk, writeFileDurably } from '../disk/disk.ts'
+import { layoutOf, type OrderLayout, orderLayoutOf } from '../disk/layout.ts'
 import { knownOrders, lastRecord } from '../disk/order-state.ts'
-import { readExit, readLatch } from './command-file.ts'
+import { readExit, readLatch, readTry } from './command-file.ts'
+import type { RunnerPorts } from './ports.ts'
 import { createRealPorts } from './real-ports.ts'
+import { readReboot } from './reboot.ts'
 import { createRunner } from './runner.ts'
 
 /** Not 0: an order may be left, and whoever keeps the runner has to start it again. */
@@ -14,22 +17,24 @@ const ENDED_BY_SIGNAL = 143
 export async function runUntilIdle(config: AgentConfig): Promise<void> {
   const layout = layoutOf(config.stateDir)
   const ports = await createRealPorts()
-  const isLocked = (path: string) => ports.lockHolder(path) !== null
-  const isInstalling = () =>
-    knownOrders(ports.disk, layout).some((order) => {
-      const files = orderLayoutOf(layout, order)
-      if (readLatch(ports.disk, files)?.by !== 'wrapper' || lastRecord(ports.disk, files)?.type === 'result')
-        return false
-      // What comes after apt can wait for the next start: at a shutdown units stop while it is looked at.
-      if (readExit(ports.disk, files) !== null) return false
-      return isLocked(files.lock) || dpkgLocksOf({ root: config.aptRoot }).some(isLocked)
+  const unfinished = () =>
+    knownOrders(ports.disk, layout)
+      .map((order) => orderLayoutOf(layout, order))
+      .filter((files) => lastRecord(ports.disk, files)?.type !== 'result')
+  const isAptAtWork = () => unfinished().some((files) => mayBeAtWork(ports, files, config.aptRoot))
+  // A shutdown must not overtake apt, so the runner stays until apt has ended. Then it goes at once: the health of a
+  // machine whose services are being stopped says nothing, and the run is taken up again after the boot.
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      for (const files of unfinished()) callOff(ports.disk, files)
+      const look = () => {
+        if (isAptAtWork()) return void ports.after(config.limits.pollMs, look)
+        for (const files of unfinished()) leave(ports.disk, files)
+        process.exit(ENDED_BY_SIGNAL)
+      }
+      look()
     })
-  // A shutdown must not overtake apt, so the runner stays until apt has ended; before the latch it may go at once.
-  const leave = () => {
-    if (!isInstalling()) process.exit(ENDED_BY_SIGNAL)
-    setTimeout(leave, config.limits.pollMs)
   }
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, leave)
   // In a checkout they are sources beside this one, in a package bundles beside the bundle that this is part of.
   const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'mjs'
   const here = (name: string) => fileURLToPath(new URL(`${name}.${suffix}`, import.meta.url))
@@ -37,4 +42,27 @@ export async function runUntilIdle(config: AgentConfig): Promise<void> {
   return new Promise((resolve) => {
     createRunner(ports, config, programs, resolve).start()
   })
+}
+
+function mayBeAtWork(ports: RunnerPorts, files: OrderLayout, root: string | null): boolean {
+  const { disk } = ports
+  // From its own reboot on, a run waits for the machine to go down, so it must not be what holds that up.
+  if (readReboot(disk, files) !== null || readExit(disk, files) !== null) return false
+  const latch = readLatch(disk, files)
+  if (latch !== null && latch.by !== 'wrapper') return false
+  // Without a latch it is a wrapper that may be about to take it; with one, a dpkg may have outlived its apt.
+  const locks = latch === null ? [files.lock] : [files.lock, ...dpkgLocksOf({ root })]
+  return locks.some((path) => ports.lockHolder(path) !== null)
+}
+
+/** A wrapper that was started and has not read the number yet sees that it is too late. */
+function callOff(disk: Disk, files: OrderLayout): void {
+  if (readLatch(disk, files) !== null || readTry(disk, files) === 0) return
+  writeFileDurably(disk, files.tries, `${readTry(disk, files) + 1}\n`, { mode: 0o640 })
+}
+
+/** Left in good order: what was printed is on disk, so the next boot need not say that some of it may be lost. */
+function leave(disk: Disk, files: OrderLayout): void {
+  if (disk.factsOf(files.output) !== null) disk.fsync(files.output)
+  disk.remove(files.boot)
 }

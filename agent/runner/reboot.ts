@@ -18,6 +18,8 @@ import { runChecks } from './checks.ts'
 import { awaitHealth } from './health-probe.ts'
 import { ackedUpTo, failedFor, type Order, rebootDue, type Run } from './order.ts'
 
+const ASK_MS_MAX = 30_000
+
 const markerSchema = v.strictObject({
   bootId: v.string(),
   at: countSchema,
@@ -94,19 +96,13 @@ function giveCommand(run: Run, reboot: Reboot): void {
   }
   ports.disk.remove(spec.output)
   ports.processes.start(spec, (end) => {
-    const lines = (readIfExists(ports.disk, spec.output)?.toString('utf8') ?? '')
-      .split('\n')
-      .filter((line) => line.trim() !== '')
-      .map((line) => visible(line).slice(0, 500))
-      .slice(-5)
+    const lines = linesOf(run, spec.output)
     // A signal is the shutdown itself, which ends programs as it goes.
     if (end.problem !== null || (end.status !== null && end.status !== 0)) {
       const how = end.problem ?? `exit status ${end.status}`
-      return closeRun(
-        run,
-        failedFor('reboot', 'reboot', `the machine could not be rebooted: systemctl reboot ended with ${how}`, lines, [
-          'Run systemctl reboot by hand and see what it says.',
-        ]),
+      const message = `the machine could not be rebooted: systemctl reboot ended with ${how}`
+      return whoHoldsUp(run, (holders) =>
+        closeRun(run, failedFor('reboot', 'reboot', message, [...lines, ...holders], REFUSED)),
       )
     }
     const left = Math.max(0, reboot.at + outageMinutes * 60_000 - ports.now())
@@ -119,6 +115,36 @@ function giveCommand(run: Run, reboot: Reboot): void {
       ),
     )
   })
+}
+
+const REFUSED = [
+  'See on the machine who keeps it up (systemd-inhibit --list) or whether it is blocked (systemctl status reboot.target); lift that, then retry.',
+]
+
+/** logind says only "Access denied", so whoever holds an inhibitor lock is named by its list. */
+function whoHoldsUp(run: Run, then: (holders: string[]) => void): void {
+  const { order } = run
+  const { processes } = order.context.ports
+  const spec = {
+    argv: ['systemd-inhibit', '--list', '--no-pager'],
+    environment: aptEnvironment(order.target, null, order.id),
+    folder: '/',
+    output: join(order.files.folder, 'inhibitors.txt'),
+    timeLimitMs: ASK_MS_MAX,
+    diesWithUs: true,
+  }
+  order.context.ports.disk.remove(spec.output)
+  processes.start(spec, (end) =>
+    then(end.status === 0 ? linesOf(run, spec.output).filter((line) => /\bshutdown\b/.test(line)) : []),
+  )
+}
+
+function linesOf(run: Run, path: string): string[] {
+  return (readIfExists(run.order.context.ports.disk, path)?.toString('utf8') ?? '')
+    .split('\n')
+    .filter((line) => line.trim() !== '')
+    .map((line) => visible(line).slice(0, 500))
+    .slice(-5)
 }
 
 function verify(run: Run, reboot: Reboot): void {

@@ -77,7 +77,7 @@ function beginTry(run: Run): void {
   const number = readTry(disk, order.files) + 1
   writeFileDurably(disk, order.files.tries, `${number}\n`, { mode: 0o640 })
   if (number === 1) order.records.begin('claim')
-  else order.records.note(`the runner was started again; nothing is changed yet, the steps begin anew (try ${number})`)
+  else order.records.note('the runner was started again; nothing is changed yet, the steps begin anew')
   if (number === 1) return admit(run)
   const spec = {
     argv: ['flock', order.files.lock, 'true'],

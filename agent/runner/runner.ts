@@ -11,6 +11,7 @@ import { endVoid, sweepInbox } from './inbox.ts'
 import { visible } from '../apt/diagnosis.ts'
 import type { Programs, RunnerContext, RunnerPorts } from './ports.ts'
 import { runOrder } from './run.ts'
+import { restoreShutdownLimit } from './shutdown.ts'
 
 export type Runner = { readonly start: () => void }
 
@@ -23,7 +24,7 @@ export function createRunner(ports: RunnerPorts, config: AgentConfig, programs: 
     const order = unfinishedOrder(context)
     if (order === null) {
       pruneOrders(context)
-      return idle()
+      return restoreShutdownLimit(context, idle)
     }
     runOrder(context, programs, order, next)
   }

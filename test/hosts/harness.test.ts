@@ -90,6 +90,7 @@ t.test(
     const bootId = await host.read('/proc/sys/kernel/random/boot_id')
     await host.reboot()
     t.equal(host.boots(), 2, 'the reboot that it asked for itself came about')
+    const bootIds = [bootId, await host.read('/proc/sys/kernel/random/boot_id')]
     t.strictSame([await host.has('/var/kept'), await host.has('/run/lost')], [true, false])
     await host.write('/run/lost', 'x')
     await host.must(['systemd-run', '--unit=asleep', '--property=ExecStop=/bin/touch /var/stopped', 'sleep', '600'])
@@ -101,7 +102,8 @@ t.test(
     t.equal(await host.read('/var/kept'), 'x', 'its files can be read while it is off')
     await host.boot()
     t.strictSame([await host.has('/var/kept'), await host.has('/run/lost')], [true, false])
-    t.ok(bootId, 'the kernel is this machine’s, so the boot id is too')
+    bootIds.push(await host.read('/proc/sys/kernel/random/boot_id'))
+    t.equal(new Set(bootIds).size, 3, 'each boot has an id of its own, though the kernel is this machine’s')
   },
 )
 

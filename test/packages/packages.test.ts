@@ -181,6 +181,7 @@ t.test('[PKG-7] the units say what was seen to keep a run alive, and nothing tha
     'RestartSec=1',
     'StartLimitIntervalSec=0',
     'OOMPolicy=continue',
+    'Wants=network-online.target',
   ])
     t.ok(run.includes(line), line)
   t.strictSame(

@@ -105,6 +105,8 @@ function createWorld(folder: string, story: Story) {
     /** The number of the last acknowledged record at each reboot command that did something. */
     reboots: [] as number[],
     acked: 0,
+    /** At each install and reboot: whether systemd would wait for ever before it forces a shutdown. */
+    waitsForEver: [] as boolean[],
   }
   const queue: { at: number; generation: number | null; act: () => void }[] = []
   const later = (ms: number, generation: number | null, act: () => void) => {
@@ -138,10 +140,16 @@ function unitsOf({ world, story }: World): string {
   return [block('web.service', state ?? 'active', 'enabled'), block('old.service', 'failed', 'enabled')].join('\n')
 }
 
+const DROP_IN = 'run/systemd/system/reboot.target.d/zz-smith-run.conf'
+export function isLimitLifted({ machine }: World): boolean {
+  return existsSync(join(machine, DROP_IN))
+}
+
 /** What `systemctl reboot` does: the machine goes down, and comes up half a minute later. */
 function goDown(w: World): void {
   const { world, machine, story } = w
   world.reboots.push(world.acked)
+  world.waitsForEver.push(isLimitLifted(w))
   world.isDown = true
   world.generation += 1
   w.later(30_000, null, () => {
@@ -149,6 +157,7 @@ function goDown(w: World): void {
     world.boot += 1
     world.bootAt = world.time
     rmSync(join(machine, 'run/reboot-required'), { force: true })
+    rmSync(join(machine, DROP_IN), { force: true })
     const hasNew = existsSync(join(machine, `boot/vmlinuz-${NEW_KERNEL}`))
     world.kernel = hasNew && story.startsOldKernel !== true ? NEW_KERNEL : OLD_KERNEL
     w.later(1000, world.generation, () => startRunner(w))
@@ -175,6 +184,10 @@ function createProcesses(w: World, generation: number): Processes {
       else if (story.reboot !== 'does-nothing') w.later(20, null, () => (world.isDown ? undefined : goDown(w)))
       return done(story.reboot === 'fails' ? { ...WELL, status: 1 } : WELL)
     }
+    if (line.startsWith('systemd-inhibit --list')) {
+      print('WHO UID USER PID COMM WHAT WHY MODE\nbackup 0 root 61 systemd-inhibit shutdown nightly block\n')
+      return done()
+    }
     if (line.includes('/checks/')) return done({ ...WELL, status: story.check?.({ boot: world.boot }) ?? 0 })
     if (spec.argv[0]?.endsWith('/needrestart') === true)
       print('NEEDRESTART-VER: 3.6\nNEEDRESTART-KSTA: 1\nNEEDRESTART-SVC: cron.service\n')
@@ -193,6 +206,7 @@ function install(w: World, [folder = '', ownTry = '']: readonly string[], onEnd:
   const isTaken = takeLatch(w.plain, files, { by: 'wrapper', at: world.time, try: Number(ownTry) })
   if (command === null || !isTaken) return onEnd()
   world.installs += 1
+  world.waitsForEver.push(isLimitLifted(w))
   world.isLocked = true
   w.later(3000, null, () => {
     appendFileSync(files.output, 'Setting up app (2.0) ...\n')
@@ -295,6 +309,7 @@ export function play(folder: string, story: Story) {
   if (result?.type !== 'result') throw new Error('the last record is no result')
   return {
     world: w.world,
+    isLimitLifted: isLimitLifted(w),
     records,
     result: result satisfies Result,
     steps: records.flatMap((one) => (one.type === 'step' ? [one.step] : [])),

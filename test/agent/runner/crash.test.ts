@@ -3,7 +3,7 @@
  * that waits, a package that waits. Afterwards the result is true, apt ran at most once, no line is lost or doubled.
  */
 import { createHash } from 'node:crypto'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -96,6 +96,15 @@ for (const step of ['update', 'fetch', 'pre-checks', 'install', 'post-checks'] a
     t.equal(startsOf(machine.history(), held.order), 1)
     checkLog(t, machine, held.order)
   })
+}
+
+function lockIsFree(path: string): boolean {
+  try {
+    execFileSync('flock', ['-n', path, 'true'])
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** The pid of a program of the order, by a word of its command line. */
@@ -303,14 +312,6 @@ t.test("[RUN-16] a daemon that a package leaves behind does not hold the order's
     ],
   })
   t.teardown(machine.close)
-  const lockIsFree = (path: string) => {
-    try {
-      execFileSync('flock', ['-n', path, 'true'])
-      return true
-    } catch {
-      return false
-    }
-  }
   const first = await machine.run()
   t.match(first.result, { outcome: 'failed', cause: 'maintainer-script' })
   const pid = Number(readFileSync(join(machine.root.root, 'run/daemon.pid'), 'utf8'))
@@ -347,9 +348,48 @@ t.test('[RUN-18] a second runner ends at once and harms nothing', async (t) => {
   t.equal(await machine.startRunner().ended, 75)
   process.kill(held.pid, 'SIGTERM')
   await held.release()
-  t.equal(await held.ended, 143, 'it stays until apt has ended, and leaves the rest to the next start')
-  t.ok(existsSync(machine.files(held.order).exit), 'apt has ended')
-  t.equal(machine.resultOf(held.order), undefined)
+  await held.ended
+  t.ok(existsSync(machine.files(held.order).exit), 'after the latch it stays until apt has ended')
   t.equal(await machine.startRunner().ended, 0)
+  t.match(machine.resultOf(held.order), { outcome: 'succeeded' })
+  t.equal(startsOf(machine.history(), held.order), 1)
+})
+
+for (const step of ['pre-checks', 'post-checks'] as const) {
+  t.test(`[RUN-41] told to end in ${step}, the runner goes at once and the run is taken up again`, async (t) => {
+    const machine = await createMachine(scenario)
+    t.teardown(machine.close)
+    const held = await holdAt(machine, step)
+    process.kill(held.pid, 'SIGTERM')
+    t.equal(await held.ended, 143, 'the check that waits does not hold it up')
+    t.equal(machine.resultOf(held.order), undefined)
+    t.equal(existsSync(machine.files(held.order).boot), false, 'the next boot need not say that output may be lost')
+    const again = machine.startRunner()
+    await held.release()
+    t.equal(await again.ended, 0)
+    t.match(machine.resultOf(held.order), { outcome: 'succeeded', latched: true })
+    t.equal(startsOf(machine.history(), held.order), 1)
+    checkLog(t, machine, held.order)
+  })
+}
+
+t.test('[RUN-42] told to end while the wrapper is about to begin, nothing is begun behind the runner', async (t) => {
+  const machine = await createMachine(scenario)
+  t.teardown(machine.close)
+  const held = await holdAt(machine, 'pre-checks')
+  const files = machine.files(held.order)
+  // What holds the order's lock may be a wrapper: it either takes the latch and is waited for, or finds a newer try.
+  const lock = spawn('flock', [files.lock, 'cat'], { stdio: ['pipe', 'ignore', 'inherit'] })
+  const unlocked = new Promise((resolve) => lock.once('close', resolve))
+  await until('the lock', () => !lockIsFree(files.lock))
+  process.kill(held.pid, 'SIGTERM')
+  await until('the newer try', () => readFileSync(files.tries, 'utf8').trim() === '2')
+  t.ok(existsSync(`/proc/${held.pid}`), 'the runner waits for who may begin')
+  lock.stdin.end()
+  await unlocked
+  t.equal(await held.ended, 143)
+  const again = machine.startRunner()
+  await held.release()
+  t.equal(await again.ended, 0)
   t.match(machine.resultOf(held.order), { outcome: 'succeeded' })
 })

@@ -79,7 +79,13 @@ t.test(
     t.equal(old.result.message, `the machine came back with kernel ${OLD_KERNEL} instead of ${NEW_KERNEL}`)
     t.equal(old.world.reboots.length, 1, 'and it is not tried again')
     const refused = tell({ outageMinutes: 5, wantsReboot: true, reboot: 'fails' })
-    t.match(refused.result, { outcome: 'failed', cause: 'reboot', step: 'reboot', evidence: ['Access denied'] })
+    t.match(refused.result, {
+      outcome: 'failed',
+      cause: 'reboot',
+      step: 'reboot',
+      evidence: ['Access denied', 'backup 0 root 61 systemd-inhibit shutdown nightly block'],
+      advice: [/systemd-inhibit --list/],
+    })
     const up = tell({ outageMinutes: 7, wantsReboot: true, reboot: 'does-nothing' })
     t.match(up.result, { outcome: 'failed', cause: 'reboot', step: 'reboot' })
     t.equal(up.result.message, 'the machine did not go down in the 7 minutes declared')
@@ -104,6 +110,18 @@ t.test('[RBT-6] after the reboot health and checks are compared with those of be
   t.match(check.result, { outcome: 'succeeded' }, 'the checks after are those of the rebooted machine')
   const failing = tell({ outageMinutes: 5, wantsReboot: true, check: ({ boot }) => (boot === 2 ? 9 : 0) })
   t.match(failing.result, { outcome: 'failed', cause: 'check', step: 'verify', message: /check serves ended/ })
+})
+
+t.test('[RUN-40] while apt is at work, and only then, a shutdown is not forced, however long it waits', async (t) => {
+  const story: Story = { outageMinutes: 5, wantsReboot: true }
+  const { world, isLimitLifted } = tell(story)
+  t.strictSame(world.waitsForEver, [true, false], 'in the install, and no more in its own reboot')
+  t.equal(isLimitLifted, false)
+  t.equal(tell({ outageMinutes: 0 }).isLimitLifted, false, 'nor after a run')
+  for (let at = 7; at <= world.calls; at += 37) {
+    const again = tell({ ...story, crashAt: [at] })
+    t.strictSame([again.world.waitsForEver, again.isLimitLifted], [[true, false], false], `crash at call ${at}`)
+  }
 })
 
 t.test('[RBT-7] a machine that only needs the reboot gets it, with a latch and without apt', async (t) => {
