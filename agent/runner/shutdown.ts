@@ -1,6 +1,6 @@
 /**
  * A shutdown waits for apt, however long that takes. systemd forces a reboot or poweroff half an hour after someone
- * asked for it (JobTimeoutSec= of Debian's reboot.target and poweroff.target), also when it is dpkg that it waits for;
+ * asked for it (JobTimeoutSec= of Debian's reboot.target and the like), also when it is dpkg that it waits for;
  * on booted hosts that was seen to end apt by SIGTERM in mid-install. So the limit is lifted from right before the
  * latch until apt has ended, by drop-ins that a boot forgets. At all other times, also in the run's own reboot, it is
  * the administrator's: a machine that hangs in its shutdown for another reason should be forced.
@@ -14,7 +14,9 @@ import type { RunnerContext } from './ports.ts'
 
 const SYSTEMD = '/run/systemd/system'
 /** The last of a target's drop-ins by name is the one that counts. */
-const DROP_INS = ['reboot.target', 'poweroff.target'].map((target) => join(SYSTEMD, `${target}.d`, 'zz-smith-run.conf'))
+/** All that have a limit in Debian 12 or 13; a drop-in of a target that is not there does nothing. */
+const TARGETS = ['reboot', 'poweroff', 'halt', 'kexec', 'soft-reboot', 'exit']
+const DROP_INS = TARGETS.map((target) => join(SYSTEMD, `${target}.target.d`, 'zz-smith-run.conf'))
 const TEXT = '# smith: apt is at work, and a shutdown waits for it.\n[Unit]\nJobTimeoutSec=infinity\n'
 const RELOAD_MS_MAX = 60_000
 
