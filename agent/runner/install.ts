@@ -7,7 +7,7 @@
 import { diagnose, RETRY_REPAIRS, visible } from '../apt/diagnosis.ts'
 import { aptEnvironment, configureArgv, installArgv } from '../apt/command.ts'
 import { memoryKills } from '../apt/kernel.ts'
-import { parseProgress } from '../apt/parsers.ts'
+import { type Progress, parseProgress } from '../apt/parsers.ts'
 import { isJournalLeft } from '../apt/planning.ts'
 import type { ProcessEnd } from '../apt/processes.ts'
 import { writeFileDurably } from '../disk/disk.ts'
@@ -125,15 +125,23 @@ function follow(run: Run): Watch {
   const { order } = run
   const { ports, config } = order.context
   let cancel = () => {}
-  let quietSince = ports.now()
-  let shownPercent = ''
+  let heardAt = ports.now()
+  let saidAt = heardAt
+  let shown: Progress | null = null
   const tick = () => {
     if (order.records.step() === 'latch' && readLatch(ports.disk, order.files) !== null) order.records.begin('install')
-    if (order.records.drain(false)) quietSince = ports.now()
-    shownPercent = showProgress(order, shownPercent)
-    if (ports.now() - quietSince >= config.limits.quietMs) {
-      order.records.note(quietNote(order, ports.now() - quietSince))
-      quietSince = ports.now()
+    if (order.records.drain(false)) {
+      // What was shown of the silence is over, so the progress is said anew.
+      if (saidAt > heardAt) shown = null
+      heardAt = saidAt = ports.now()
+    }
+    shown = showProgress(order, shown)
+    if (ports.now() - saidAt >= config.limits.quietMs) {
+      const text = quietText(order, ports.now() - heardAt)
+      order.records.note(text)
+      // The status shows the newest progress, so a person sees there what hangs.
+      if (shown !== null) order.records.progress(shown.percent, `${shown.label}; ${text}`)
+      saidAt = ports.now()
     }
     cancel = ports.after(config.limits.pollMs, tick)
   }
@@ -144,7 +152,7 @@ function follow(run: Run): Watch {
 const STATUS_TAIL_BYTES = 4096
 
 /** The newest line that apt wrote to its status descriptor, when it says something new. */
-function showProgress(order: Order, shown: string): string {
+function showProgress(order: Order, shown: Progress | null): Progress | null {
   const { disk } = order.context.ports
   const size = disk.factsOf(order.files.status)?.size ?? 0
   if (size === 0 || order.records.step() !== 'install') return shown
@@ -154,17 +162,22 @@ function showProgress(order: Order, shown: string): string {
   if (progress === undefined) return shown
   const percent = Math.round(progress.percent * 10) / 10
   const label = visible(progress.label)
-  const text = `${percent} ${label}`
-  if (text !== shown) order.records.progress(percent, label)
-  return text
+  if (percent === shown?.percent && label === shown.label) return shown
+  order.records.progress(percent, label)
+  return { percent, label }
 }
 
-function quietNote(order: Order, forMs: number): string {
-  const processes = order.context.ports.processesOf(order.id)
+function quietText(order: Order, forMs: number): string {
+  // The youngest is what the others wait for.
+  const processes = order.context.ports.processesOf(order.id).toSorted((a, b) => a.forMs - b.forMs)
   const tree = processes.map(
-    (one) => `${one.pid} (child of ${one.parent}, ${Math.round(one.forMs / 60_000)} min): ${visible(one.command)}`,
+    (one) => `${one.pid} (child of ${one.parent}, ${ageText(one.forMs)}): ${visible(one.command)}`,
   )
-  return `no output for ${Math.round(forMs / 60_000)} minutes; at work: ${tree.join('; ') || 'nothing'}`.slice(0, 2000)
+  return `no output for ${ageText(forMs)}; at work: ${tree.join('; ') || 'nothing'}`.slice(0, 1500)
+}
+
+function ageText(ms: number): string {
+  return ms < 120_000 ? `${Math.round(ms / 1000)} s` : `${Math.round(ms / 60_000)} min`
 }
 
 /**

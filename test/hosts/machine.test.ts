@@ -4,6 +4,7 @@
  * the machine as healthy as before, and the next good order works. Skipped by name where no host can be booted.
  */
 import type { PackageSpec } from '../archive/builder.ts'
+import { ordersOf, untilStatus } from '../site/harness.ts'
 import { until } from './commands.ts'
 import {
   type Given,
@@ -13,13 +14,24 @@ import {
   hello,
   isUntouched,
   lamp,
+  logLines,
   retrySucceeds,
   succeeds,
   untilSaid,
   warningsOf,
 } from './groups.ts'
 import type { Host } from './host.ts'
-import { machineIn, publishBuild, startPatch, untilSettled, versionOn } from './scenario.ts'
+import {
+  checkLog,
+  describeStatus,
+  machineIn,
+  pidsOn,
+  startedOn,
+  publishBuild,
+  startPatch,
+  untilSettled,
+  versionOn,
+} from './scenario.ts'
 import { gateOn } from './site.ts'
 
 /** What machines of a site usually have, and a test host's minimum has not. */
@@ -255,6 +267,185 @@ group({
         t.equal(await host.has('/boot/vmlinuz-6.1.0-1-amd64'), true, 'none was removed')
         const done = await untilSettled(site, change)
         t.equal(machineIn(done, host.name).rebootPending, true, 'the newest kernel does not run yet')
+      },
+    ],
+  ],
+})
+
+/** Asks by debconf at the highest priority, and hands its configuration file to ucf. */
+const asker = (version: string, text: string): PackageSpec => ({
+  name: 'asker',
+  version,
+  depends: 'debconf, ucf',
+  files: { '/usr/share/asker/asker.conf': text },
+  control: {
+    templates: `Template: asker/colour-${version}\nType: select\nChoices: red, green\nDefault: green\nDescription: Which colour?\n It can not be guessed.\n`,
+    config: `#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_input critical asker/colour-${version} || true\ndb_go || true\n`,
+  },
+  postinst: `. /usr/share/debconf/confmodule
+db_get asker/colour-${version}
+echo "the colour is $RET" >&2
+ucf --debconf-ok /usr/share/asker/asker.conf /etc/asker.conf`,
+})
+
+group({
+  what: '[HST-53] packages that ask and scripts that hang',
+  name: 'prod-dal10-prompt1-worker-1',
+  extra: USUAL,
+  config: '\n[limits]\nquiet = 2\n',
+  installed: [hello('1.0'), asker('1.0', 'shade = dark\n')],
+  scenarios: [
+    [
+      '[HST-53] a debconf question at the highest priority and a file of ucf edited on the machine',
+      async (t, given) => {
+        const { site, host, build, version } = given
+        await host.must(['debconf-set-selections'], { input: 'debconf debconf/frontend select Readline\n' })
+        await host.write('/etc/asker.conf', 'shade = my own\n')
+        await publishBuild(site, build, [asker(version, 'shade = light\n')])
+        const change = await startPatch(site, build, [host.name])
+        const machine = await succeeds(t, given, change, 'asker')
+        t.match(await logLines(given, change), /^the colour is green$/m, 'the default was taken')
+        t.equal(await host.read('/etc/asker.conf'), 'shade = my own\n', 'the machine’s own is kept')
+        t.equal(await host.read('/etc/asker.conf.ucf-dist'), 'shade = light\n')
+        t.match(machine.evidence.join('\n'), /\/etc\/asker\.conf\.ucf-dist/)
+      },
+    ],
+    [
+      '[HST-54] a script that hangs is shown and left alone, and its end by a person’s hand is told as it was',
+      async (t, given) => {
+        const { site, host, build, version } = given
+        const file = `/var/tmp/hang-${build}`
+        await publishBuild(site, build, [hello(version, { behaviours: [{ type: 'hang', file }] })])
+        const change = await startPatch(site, build, [host.name])
+        const gate = gateOn(host, file)
+        const script = await gate.reached()
+        const started = await startedOn(host, script)
+        const says = new RegExp(`no output for [0-9]+ s; at work: .*\\b${script} \\(.*hello\\.postinst`)
+        await untilSaid(given, change, says)
+        const status = await untilStatus(site, change, 'the silence', (one) =>
+          says.test(machineIn(one, host.name).progress ?? ''),
+        )
+        t.equal(machineIn(status, host.name).state, 'running', describeStatus(status))
+        t.match(
+          (await site.smith('status', change)).stdout,
+          new RegExp(`Now: ${host.name} install .* at work: .*\\b${script} `),
+        )
+        t.equal(await startedOn(host, script), started, 'nothing ends it')
+        // As docs/OPERATIONS.md says, once a person knows that it will not end by itself.
+        await host.must(['kill', '-9', String(script)])
+        const machine = await failsFor(t, given, change, 'maintainer-script', /killed by signal/)
+        t.match(machine.evidence.join('\n'), /hello/)
+        const [order] = await ordersOf(site, change)
+        if (order !== undefined) await checkLog(t, site, order)
+        await gate.open()
+        await retrySucceeds(t, given, change)
+      },
+    ],
+  ],
+})
+
+/** A service of its own program, which each install replaces: what runs is then old code. */
+const ticker: PackageSpec = {
+  name: 'ticker',
+  version: '1.0',
+  files: {
+    '/usr/lib/systemd/system/ticker.service':
+      '[Service]\nExecStart=/usr/lib/ticker/ticker infinity\n[Install]\nWantedBy=multi-user.target\n',
+    '/usr/lib/ticker/README': 'ticks\n',
+  },
+  postinst: 'cp /bin/sleep /usr/lib/ticker/ticker; systemctl enable --now ticker.service',
+}
+/** As an upgrade of a library does: the same content in another file. */
+const RENEW = `for file in /usr/lib/ticker/ticker /usr/lib/*/libstdc++.so.6.0.*; do
+  cp --preserve=all "$file" "$file.renewed" && mv "$file.renewed" "$file"
+done`
+const AGENT = 'agent/main.mjs run'
+const RUNNER = 'runner/main.mjs'
+
+/** Process and start of a program that must be there once. */
+async function identityOf(host: Host, text: string): Promise<string> {
+  const pids = await pidsOn(host, text)
+  const [pid] = pids
+  if (pid === undefined || pids.length > 1) throw new Error(`${pids.length} processes of ${text} on ${host.name}`)
+  return `${pid} ${await startedOn(host, pid)}`
+}
+
+group({
+  what: '[HST-55] needrestart and logrotate at work on the machine',
+  name: 'prod-dal10-restart1-worker-1',
+  extra: USUAL,
+  files: { '/etc/needrestart/conf.d/50-automatic.conf': "$nrconf{restart} = 'a';\n" },
+  config: '\n[limits]\nlock_wait = 300\n',
+  installed: [hello('1.0'), lamp('1.0'), ticker],
+  scenarios: [
+    [
+      '[HST-55] needrestart, automatic, restarts nothing in a run, and what is to be restarted is told',
+      async (t, given) => {
+        const { site, host, build, version } = given
+        const file = `/var/tmp/gate-${build}`
+        await publishBuild(site, build, [hello(version, { postinst: RENEW, behaviours: [{ type: 'gate', file }] })])
+        const change = await startPatch(site, build, [host.name])
+        const gate = gateOn(host, file)
+        await gate.reached()
+        const before = await Promise.all([AGENT, RUNNER, 'ticker/ticker'].map((text) => identityOf(host, text)))
+        await gate.open()
+        const machine = await succeeds(t, given, change)
+        t.same(await Promise.all([AGENT, 'ticker/ticker'].map((text) => identityOf(host, text))), [
+          before[0],
+          before[2],
+        ])
+        const advice = machine.advice.join('\n')
+        t.match(advice, /systemctl restart .*ticker\.service/)
+        t.notMatch(advice, /smith-run/, 'the runner ends by itself')
+      },
+    ],
+    [
+      '[HST-55] needrestart, automatic, after a person’s own apt, spares the agent and the run that waits',
+      async (t, given) => {
+        const { site, host, build, version } = given
+        const file = `/var/tmp/gate-${build}`
+        const own = await site.build(lamp(version, { postinst: RENEW, behaviours: [{ type: 'gate', file }] }))
+        await host.copyIn(own.path, '/var/tmp/lamp.deb')
+        await publishBuild(site, build, [hello(version)])
+        const gate = gateOn(host, file)
+        const change = await approveFrozen(given, async () => {
+          await host.must(['systemd-run', '--unit=by-hand', 'apt-get', 'install', '--yes', '/var/tmp/lamp.deb'])
+          await gate.reached()
+        })
+        await untilSaid(given, change, /waiting: process [0-9]+ \(.*\) of by-hand\.service/)
+        const before = await Promise.all([AGENT, RUNNER, 'ticker/ticker'].map((text) => identityOf(host, text)))
+        await gate.open()
+        await until(
+          'needrestart to have acted',
+          async () => (await identityOf(host, 'ticker/ticker').catch(() => before[2])) !== before[2],
+        )
+        t.equal(await identityOf(host, AGENT), before[0], 'the agent is not restarted')
+        await succeeds(t, given, change)
+        t.notMatch(await host.journal('smith-run'), /Stopp|Main process exited/, 'nor is the runner')
+      },
+    ],
+    [
+      '[HST-58] the log that people read is rotated in mid-install, and nothing is lost',
+      async (t, given) => {
+        const { site, host, build, version } = given
+        const file = `/var/tmp/gate-${build}`
+        const chatty = { type: 'chatty', lines: 50 } as const
+        await publishBuild(site, build, [hello(version, { behaviours: [chatty, { type: 'gate', file }, chatty] })])
+        const change = await startPatch(site, build, [host.name])
+        const gate = gateOn(host, file)
+        await gate.reached()
+        await until('the lines before', async () => (await host.read('/opt/smith-agent.log')).includes('line 50 of 50'))
+        const told = await host.must(['logrotate', '--force', '/etc/logrotate.d/smith-agent'])
+        t.equal(told, '', 'it has nothing to say against the rule')
+        await gate.open()
+        await succeeds(t, given, change)
+        const [order] = await ordersOf(site, change)
+        const mine = (text: string) => text.split('\n').filter((line) => line.includes(order?.order ?? '?'))
+        const [old, fresh] = await Promise.all(['.1', ''].map((end) => host.read(`/opt/smith-agent.log${end}`)))
+        t.equal(mine(old ?? '').filter((line) => /hello: line [0-9]+ of 50/.test(line)).length, 50)
+        t.equal(mine(fresh ?? '').filter((line) => /hello: line [0-9]+ of 50/.test(line)).length, 50)
+        t.match(mine(fresh ?? '').at(-1), /== succeeded/)
+        t.equal((await host.must(['stat', '-c', '%a %U:%G', '/opt/smith-agent.log'])).trim(), '644 root:root')
       },
     ],
   ],
