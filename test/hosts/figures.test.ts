@@ -4,6 +4,7 @@
  */
 import t from 'tap'
 import type { Figures } from '../../agent/figures.ts'
+import { online } from '../site/harness.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
 import { describeStatus, publishBuild, startHostSite, startPatch, untilSettled } from './scenario.ts'
@@ -25,6 +26,7 @@ t.test('[HST-70] what an idle agent costs, before a run of 20,000 lines and afte
   const site = await startHostSite(t)
   await publishBuild(site, 'prod', [{ name: 'hello', version: '1.1', behaviours: [{ type: 'chatty', lines: 20_000 }] }])
   const host = await site.addHost(NAME, { installed: [await site.build({ name: 'hello', version: '1.0' })] })
+  await online(site, NAME)
   const idle = await untilIdle(host, IDLE_BYTES_MAX)
   const sizes = [idle.anonymousBytes, idle.proportionalBytes, idle.residentBytes, idle.diskBytes ?? 0]
   t.strictSame(
