@@ -5,6 +5,8 @@
  * Invariant: when a function named "durably" or "exclusively" returns, a power cut can't take its effect back, and
  * at any moment before, a reader sees the old content or the new one, never a part.
  */
+import { isUtf8 } from 'node:buffer'
+import { spawnSync } from 'node:child_process'
 import {
   closeSync,
   constants,
@@ -35,6 +37,8 @@ export type Disk = {
   /** Null when there is nothing of that name; never follows a link in the last place. */
   readonly factsOf: (path: string) => FileFacts | null
   readonly list: (folder: string) => string[]
+  /** Gives each entry whose name is no UTF-8, and so has no path here, a name that is; how many there were. */
+  readonly nameAll: (folder: string) => number
   /** Reads at most `max` bytes from `offset`; never follows a link in the last place, refuses all but regular files. */
   readonly read: (path: string, offset: number, max: number) => Buffer
   /** `create` fails with EEXIST when the name is taken. */
@@ -61,6 +65,7 @@ export function createRealDisk(): Disk {
   return {
     factsOf: readFacts,
     list: (folder) => readdirSync(folder),
+    nameAll,
     read: readRegular,
     write: writeWhole,
     truncate: (path, size) =>
@@ -69,7 +74,7 @@ export function createRealDisk(): Disk {
     rename: renameSync,
     link: linkSync,
     unlink: unlinkSync,
-    remove: (path) => rmSync(path, { recursive: true, force: true }),
+    remove: removeAll,
     makeFolder: (path, mode) => {
       mkdirSync(path, { recursive: true, mode })
     },
@@ -78,6 +83,23 @@ export function createRealDisk(): Disk {
       const freeInodes = facts.files === 0 ? null : facts.ffree
       return { device: deviceOf(path), freeBytes: facts.bavail * facts.bsize, freeInodes }
     },
+  }
+}
+
+function nameAll(folder: string): number {
+  const names = readdirSync(folder, { encoding: 'buffer' }).filter((name) => !isUtf8(name))
+  for (const [n, name] of names.entries())
+    renameSync(Buffer.concat([Buffer.from(`${folder}/`), name]), join(folder, `unnamed-${process.pid}-${n}`))
+  return names.length
+}
+
+function removeAll(path: string): void {
+  try {
+    rmSync(path, { recursive: true, force: true })
+  } catch (error) {
+    // It keeps a file open for each level of a tree, and someone may have planted one with more levels than that.
+    const { status } = spawnSync('rm', ['-rf', '--', path], { stdio: 'ignore', env: { PATH: '/usr/bin:/bin' } })
+    if (status !== 0) throw error
   }
 }
 

@@ -22,7 +22,8 @@ export type Judged =
   /** `order` only when the signature holds, so that a forged grant can't speak for an order. */
   | { readonly ok: false; readonly reason: string; readonly order: string | null }
 
-export type GrantFacts = { readonly keys: GrantKeys; readonly fence: number; readonly now: number }
+/** `fence` is asked for only when the signature holds, since many files have to be read for it. */
+export type GrantFacts = { readonly keys: GrantKeys; readonly fence: () => number; readonly now: number }
 
 export function judgeGrant(grant: SignedGrant, facts: GrantFacts): Judged {
   const bytes = Buffer.from(grant.payload, 'base64')
@@ -67,8 +68,9 @@ function payloadOf(bytes: Buffer): GrantPayload | null {
 
 function objectionTo(payload: GrantPayload, grant: SignedGrant, facts: GrantFacts): string | null {
   if (payload.machine !== facts.keys.machine) return `it is for another machine (${payload.machine})`
-  if (payload.fence <= facts.fence)
-    return `its fence ${payload.fence} is not above ${facts.fence}, the highest that was claimed here`
+  const fence = facts.fence()
+  if (payload.fence <= fence)
+    return `its fence ${payload.fence} is not above ${fence}, the highest that was claimed here`
   if (payload.startBy - payload.issuedAt > GRANT_LIFE_MS_MAX)
     return 'it claims to be good for longer than a grant may be'
   if (payload.issuedAt - facts.now > SKEW_MS_MAX)

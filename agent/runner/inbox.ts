@@ -10,7 +10,7 @@ import { type InboxEntry, inboxEntrySchema, type SignedGrant } from '../../proto
 import { codeOf, createExclusively, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { type GrantKeys, readGrantKeys } from '../disk/grant-key.ts'
 import { orderLayoutOf, revokeEntryName } from '../disk/layout.ts'
-import { type Fate, fenceHighWater, readFate } from '../disk/order-state.ts'
+import { type Fate, fenceHighWater, knownOrders, readFate } from '../disk/order-state.ts'
 import { judgeGrant } from './grants.ts'
 import type { RunnerContext } from './ports.ts'
 import { openRecords } from './records.ts'
@@ -19,116 +19,172 @@ import { openRecords } from './records.ts'
 export const ENTRY_BYTES_MAX = 4 * 1024 * 1024
 /** So many refused entries are kept for whoever wonders; the oldest go first. */
 export const REFUSED_MAX = 100
+/** So many refusals of one sweep stand in the log, each with its reason; the rest is counted. */
+export const TOLD_MAX = 100
+/** A revoke bears no signature, so whoever owns the inbox could fill the disk with void orders. */
+export const ORDERS_MAX = 250
 const NAME_PATTERN = /^(grant|revoke)-([0-9a-f]{32})\.json$/
+
+/** One look at the inbox. What is worked out from many files is worked out once. */
+type Sweep = {
+  readonly context: RunnerContext
+  /** The highest fence ever claimed, and how many orders there are; null until someone asks. */
+  fence: number | null
+  orders: number | null
+  refusals: number
+}
 
 export function sweepInbox(context: RunnerContext): void {
   const { disk } = context.ports
-  for (const name of listNames(disk, context.layout.inbox)) moveOut(context, name)
-  for (const name of listNames(disk, context.layout.taken)) settleEntry(context, name)
+  const { inbox, taken, refused } = context.layout
+  const sweep: Sweep = { context, fence: null, orders: null, refusals: 0 }
+  let isMoved = moveAllOut(sweep)
+  // What could not be named is named now, so that a folder that is never empty does not start the runner for ever.
+  if (disk.nameAll(inbox) > 0) isMoved = moveAllOut(sweep) || isMoved
+  if (isMoved) for (const folder of [taken, refused, inbox]) disk.fsync(folder)
+  const names = listNames(disk, taken)
+  for (const name of names) settleEntry(sweep, name)
+  if (names.length > 0) for (const folder of [refused, taken]) disk.fsync(folder)
+  if (sweep.refusals > TOLD_MAX) context.tell('-', 'claim', `refused ${sweep.refusals - TOLD_MAX} more in the same way`)
   pruneRefused(context)
 }
 
-function moveOut(context: RunnerContext, name: string): void {
-  const { disk } = context.ports
-  const from = join(context.layout.inbox, name)
-  const facts = disk.factsOf(from)
-  if (facts === null) return
-  const problem = !NAME_PATTERN.test(name)
-    ? 'its name is neither grant-ORDER.json nor revoke-ORDER.json'
-    : facts.kind !== 'file'
-      ? `it is no regular file but a ${facts.kind}`
-      : facts.size > ENTRY_BYTES_MAX
-        ? `it has ${facts.size} bytes, more than ${ENTRY_BYTES_MAX}`
-        : null
-  if (problem !== null) return refuse(context, from, name, problem)
-  disk.rename(from, join(context.layout.taken, name))
-  disk.fsync(context.layout.taken)
-  disk.fsync(context.layout.inbox)
+function moveAllOut(sweep: Sweep): boolean {
+  const names = listNames(sweep.context.ports.disk, sweep.context.layout.inbox)
+  for (const name of names) moveOut(sweep, name)
+  return names.length > 0
+}
+
+function moveOut(sweep: Sweep, name: string): void {
+  const { disk } = sweep.context.ports
+  const from = join(sweep.context.layout.inbox, name)
+  try {
+    const facts = disk.factsOf(from)
+    if (facts === null) return
+    const problem = !NAME_PATTERN.test(name)
+      ? 'its name is neither grant-ORDER.json nor revoke-ORDER.json'
+      : facts.kind !== 'file'
+        ? `it is no regular file but a ${facts.kind}`
+        : facts.size > ENTRY_BYTES_MAX
+          ? `it has ${facts.size} bytes, more than ${ENTRY_BYTES_MAX}`
+          : null
+    if (problem !== null) refuse(sweep, from, name, problem)
+    else disk.rename(from, join(sweep.context.layout.taken, name))
+  } catch (error) {
+    // Its owner took it away or put another in its place between two calls; what stands there now comes next time.
+    if (codeOf(error) === '') throw error
+    tellRefusal(sweep, '-', `${JSON.stringify(name)} can't be moved out (${codeOf(error)})`)
+  }
 }
 
 /** The name in `refused/` is never the agent's own, unless it has the form that was checked. */
-function refuse(context: RunnerContext, from: string, name: string, reason: string): void {
-  const { disk, now } = context.ports
+function refuse(sweep: Sweep, from: string, name: string, reason: string): void {
+  const { disk, now } = sweep.context.ports
+  const { refused } = sweep.context.layout
   const match = NAME_PATTERN.exec(name)
   const kept = match === null ? 'entry' : name
-  let to = join(context.layout.refused, `${now()}-${kept}`)
-  for (let n = 1; disk.factsOf(to) !== null; n += 1) to = join(context.layout.refused, `${now()}.${n}-${kept}`)
-  disk.rename(from, to)
-  disk.fsync(context.layout.refused)
-  context.tell(match?.[2] ?? '-', 'claim', `refused ${JSON.stringify(name)}: ${reason}`)
+  let to = join(refused, `${now()}-${kept}`)
+  for (let n = 1; disk.factsOf(to) !== null; n += 1) to = join(refused, `${now()}.${n}-${kept}`)
+  // In a flood what comes later is not worth keeping.
+  if (sweep.refusals < REFUSED_MAX) disk.rename(from, to)
+  else disk.remove(from)
+  tellRefusal(sweep, match?.[2] ?? '-', `refused ${JSON.stringify(name)}: ${reason}`)
+}
+
+function tellRefusal(sweep: Sweep, order: string, text: string): void {
+  sweep.refusals += 1
+  if (sweep.refusals <= TOLD_MAX) sweep.context.tell(order, 'claim', text)
 }
 
 function pruneRefused(context: RunnerContext): void {
   const { disk } = context.ports
   const names = listNames(disk, context.layout.refused)
-  for (const name of names.slice(0, Math.max(0, names.length - REFUSED_MAX)))
-    disk.remove(join(context.layout.refused, name))
-}
-
-function settleEntry(context: RunnerContext, name: string): void {
-  const from = join(context.layout.taken, name)
-  const entry = readEntry(context.ports.disk, from)
-  if (typeof entry === 'string') return refuse(context, from, name, entry)
-  const order = NAME_PATTERN.exec(name)?.[2] ?? ''
-  if (entry.type === 'revoke') {
-    if (name !== revokeEntryName(entry.order))
-      return refuse(context, from, name, 'it names another order than its file name')
-    return settleRevoke(context, from, name, order)
+  for (const name of names.slice(0, Math.max(0, names.length - REFUSED_MAX))) {
+    try {
+      disk.remove(join(context.layout.refused, name))
+    } catch (error) {
+      // A folder still belongs to whoever made it, who may go on filling it.
+      context.tell('-', 'claim', `${name} in refused/ can't be removed: ${codeOf(error) || String(error)}`)
+    }
   }
-  settleGrant(context, from, name, order, entry.grant)
 }
 
-/** The entry, or what is wrong with it. */
-function readEntry(disk: Disk, path: string): InboxEntry | string {
+/** What lay in the inbox, read once: its owner may have it open and change it at any time. */
+type Taken = { readonly name: string; readonly from: string; readonly order: string; readonly bytes: Buffer }
+
+function settleEntry(sweep: Sweep, name: string): void {
+  const from = join(sweep.context.layout.taken, name)
+  const read = readEntry(sweep.context.ports.disk, from)
+  if (typeof read === 'string') return refuse(sweep, from, name, read)
+  const { entry, bytes } = read
+  const taken: Taken = { name, from, order: NAME_PATTERN.exec(name)?.[2] ?? '', bytes }
+  if (entry.type === 'grant') return settleGrant(sweep, taken, entry.grant)
+  if (name !== revokeEntryName(entry.order))
+    return refuse(sweep, from, name, 'it names another order than its file name')
+  settleRevoke(sweep, taken)
+}
+
+/** The entry and the bytes that it was read from, or what is wrong with it. */
+function readEntry(disk: Disk, path: string): { readonly entry: InboxEntry; readonly bytes: Buffer } | string {
+  let bytes: Buffer
   let value: unknown
   try {
     // A file that was swapped for a link or grew since it was looked at fails here.
-    value = JSON.parse(readIfExists(disk, path, ENTRY_BYTES_MAX)?.toString('utf8') ?? '')
+    bytes = readIfExists(disk, path, ENTRY_BYTES_MAX) ?? Buffer.alloc(0)
+    value = JSON.parse(bytes.toString('utf8'))
   } catch (error) {
     if (error instanceof SyntaxError) return 'it is no JSON'
     if (codeOf(error) !== '') return `it can't be read: ${codeOf(error)}`
     throw error
   }
-  const checked = v.safeParse(inboxEntrySchema, value)
-  if (checked.success) return checked.output
+  // An entry may have a fault in each of two million places; the first will do.
+  const checked = v.safeParse(inboxEntrySchema, value, { abortEarly: true })
+  if (checked.success) return { entry: checked.output, bytes }
   const where = (checked.issues[0].path ?? []).map((item) => String(item.key)).join('.')
   return `it does not have the form of an entry: ${where} ${checked.issues[0].message}`
 }
 
-function settleRevoke(context: RunnerContext, from: string, name: string, order: string): void {
-  const files = orderLayoutOf(context.layout, order)
-  const fate = readFate(context.ports.disk, files)
-  if (fate?.fate === 'claim') return refuse(context, from, name, 'the order is claimed already')
+function settleRevoke(sweep: Sweep, { name, from, order }: Taken): void {
+  const { context } = sweep
+  const { disk } = context.ports
+  const fate = readFate(disk, orderLayoutOf(context.layout, order))
+  if (fate?.fate === 'claim') return refuse(sweep, from, name, 'the order is claimed already')
+  sweep.orders ??= knownOrders(disk, context.layout).length
+  if (fate === null && sweep.orders >= ORDERS_MAX)
+    return refuse(sweep, from, name, `${sweep.orders} orders are known here already`)
   voidOrder(context, order, 'the grant was revoked before it was claimed')
-  context.ports.disk.remove(from)
-  context.ports.disk.fsync(context.layout.taken)
+  sweep.orders += 1
+  disk.remove(from)
 }
 
-function settleGrant(context: RunnerContext, from: string, name: string, order: string, grant: SignedGrant): void {
+function settleGrant(sweep: Sweep, { name, from, order, bytes }: Taken, grant: SignedGrant): void {
+  const { context } = sweep
   const { disk, now } = context.ports
   const files = orderLayoutOf(context.layout, order)
   const fate = readFate(disk, files)
-  if (fate?.fate === 'claim' && disk.factsOf(files.grant) !== null && isSameFile(disk, from, files.grant)) {
+  if (fate?.fate === 'claim' && readIfExists(disk, files.grant, ENTRY_BYTES_MAX)?.equals(bytes) === true) {
     // The crash came between the claim and this removal; or it is a replay, which is the same to us.
     writeFence(context, fate.fence)
-    return refuse(context, from, name, 'the order has its claim already')
+    return refuse(sweep, from, name, 'the order has its claim already')
   }
-  if (fate !== null) return refuse(context, from, name, `the order has its ${fate.fate} already`)
+  if (fate !== null) return refuse(sweep, from, name, `the order has its ${fate.fate} already`)
   const keys = keysOf(context)
-  if (typeof keys === 'string') return refuse(context, from, name, keys)
-  const judged = judgeGrant(grant, { keys, fence: fenceHighWater(disk, context.layout), now: now() })
+  if (typeof keys === 'string') return refuse(sweep, from, name, keys)
+  const fence = () => (sweep.fence ??= fenceHighWater(disk, context.layout))
+  const judged = judgeGrant(grant, { keys, fence, now: now() })
   if (!judged.ok) {
     // Only what the coordinator really signed for this very order can end it; "it never started" is then on disk.
     if (judged.order === order) voidOrder(context, order, `the grant was not claimed: ${judged.reason}`)
-    return refuse(context, from, name, judged.reason)
+    return refuse(sweep, from, name, judged.reason)
   }
-  if (judged.payload.order !== order) return refuse(context, from, name, 'it grants another order than its file name')
+  if (judged.payload.order !== order) return refuse(sweep, from, name, 'it grants another order than its file name')
   disk.makeFolder(files.folder, 0o751)
   disk.fsync(context.layout.orders)
-  writeFileDurably(disk, files.grant, readIfExists(disk, from, ENTRY_BYTES_MAX) ?? '', { mode: 0o640 })
+  writeFileDurably(disk, files.grant, bytes, { mode: 0o640 })
   writeFileDurably(disk, files.plan, `${JSON.stringify(grant.plan)}\n`, { mode: 0o640 })
   setFate(context, order, { fate: 'claim', fence: judged.payload.fence, at: now() })
   writeFence(context, judged.payload.fence)
+  sweep.fence = null
   disk.remove(from)
   disk.fsync(context.layout.taken)
   context.tell(
@@ -136,12 +192,6 @@ function settleGrant(context: RunnerContext, from: string, name: string, order: 
     'claim',
     `claimed for ${judged.payload.change} with fence ${judged.payload.fence}, attempt ${judged.payload.attempt}`,
   )
-}
-
-function isSameFile(disk: Disk, left: string, right: string): boolean {
-  const a = readIfExists(disk, left, ENTRY_BYTES_MAX)
-  const b = readIfExists(disk, right, ENTRY_BYTES_MAX)
-  return a !== null && b !== null && a.equals(b)
 }
 
 function keysOf(context: RunnerContext): GrantKeys | string {

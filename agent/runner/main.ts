@@ -3,7 +3,7 @@
  * program again with the lock's descriptor open; a second start ends at once with status 75 and harms nothing.
  * Exits 0 when nothing is left to do. What does the work is loaded only under the lock.
  */
-import { mkdirSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
+import { closeSync, fchmodSync, mkdirSync, openSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { RefusedError } from '../../protocol/errors.ts'
@@ -23,6 +23,10 @@ async function main(): Promise<void> {
   process.umask(0o022)
   mkdirSync(layout.run, { recursive: true, mode: 0o751 })
   if (!holdsLock(layout.runnerLock)) {
+    // Root's alone: whoever can open it for reading can hold it, and no runner would be at work again.
+    const fd = openSync(layout.runnerLock, 'a')
+    fchmodSync(fd, 0o600)
+    closeSync(fd)
     const self = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url), '--config', values.config]
     const argv = ['flock', '-n', '-F', '-E', String(RUNNER_BUSY_STATUS), layout.runnerLock, ...self]
     process.execve?.('/usr/bin/flock', argv, { ...process.env })

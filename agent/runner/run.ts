@@ -24,7 +24,7 @@ import { rebootObjection } from '../apt/allow.ts'
 import { diagnose } from '../apt/diagnosis.ts'
 import { isRefusal, type Planned } from '../apt/plan.ts'
 import { releasesGoneBack, releasesIn } from '../apt/sources.ts'
-import { codeOf, type Disk, listNames, readIfExists, writeFileDurably } from '../disk/disk.ts'
+import { codeOf, type Disk, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { readFate } from '../disk/order-state.ts'
 import { filesystemEnding, ruleEnding, runChecks, waitForLocks } from './checks.ts'
 import { readLatch, readTry, takeLatch } from './command-file.ts'
@@ -76,6 +76,8 @@ function beginTry(run: Run): void {
   const { disk, processes } = order.context.ports
   const number = readTry(disk, order.files) + 1
   writeFileDurably(disk, order.files.tries, `${number}\n`, { mode: 0o640 })
+  // Root's alone: whoever can open it for reading can hold it.
+  disk.write(order.files.lock, Buffer.alloc(0), 'append', 0o600)
   if (number === 1) order.records.begin('claim')
   else order.records.note('the runner was started again; nothing is changed yet, the steps begin anew')
   if (number === 1) return admit(run)
@@ -265,25 +267,24 @@ function fetch(run: Run, planned: Planned): void {
 function importPrefetched(order: Order, plan: Plan): void {
   const { disk } = order.context.ports
   const folder = aptFoldersOf(join(order.context.layout.prefetch, order.id)).archives
-  const found = disk.factsOf(folder)
-  if (found?.kind !== 'folder') return
-  const wanted = new Map(plan.installs.map((entry) => [archiveNameOf(entry), entry]))
   let taken = 0
-  for (const name of listNames(disk, folder)) {
-    const entry = wanted.get(name)
-    if (entry === undefined) continue
+  // By the names in the plan: whatever else lies there, and however much, is not looked at.
+  for (const entry of plan.installs) {
+    const name = archiveNameOf(entry)
     const problem = importArchive(disk, join(folder, name), join(order.folders.archives, name), entry)
     if (problem === null) taken += 1
-    else order.records.note(`prefetched ${name} is not used: ${problem}`)
+    else if (problem !== '') order.records.note(`prefetched ${name} is not used: ${problem}`)
   }
   if (taken > 0) order.records.note(`${taken} of ${plan.installs.length} archives were prefetched`)
 }
 
+/** Null when it is taken over, '' when there is none, else what is wrong with it. */
 function importArchive(disk: Disk, from: string, to: string, entry: Install): string | null {
   const copy = `${to}.import`
   try {
     const facts = disk.factsOf(from)
-    if (facts?.kind !== 'file') return 'it is no regular file'
+    if (facts === null) return ''
+    if (facts.kind !== 'file') return 'it is no regular file'
     if (facts.size !== entry.size) return `it has ${facts.size} bytes instead of ${entry.size}`
     disk.remove(copy)
     copyBytes(disk, from, copy, entry.size)

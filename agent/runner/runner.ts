@@ -7,7 +7,7 @@ import { makeStateFolders } from '../disk/grant-key.ts'
 import { layoutOf, orderLayoutOf } from '../disk/layout.ts'
 import { evidenceOf, knownOrders, lastRecord, readFate } from '../disk/order-state.ts'
 import type { AgentConfig } from '../config.ts'
-import { endVoid, sweepInbox } from './inbox.ts'
+import { endVoid, ORDERS_MAX, sweepInbox } from './inbox.ts'
 import { visible } from '../apt/diagnosis.ts'
 import type { Programs, RunnerContext, RunnerPorts } from './ports.ts'
 import { runOrder } from './run.ts'
@@ -48,13 +48,22 @@ function unfinishedOrder(context: RunnerContext): string | null {
   return open.toSorted((a, b) => a.fence - b.fence)[0]?.order ?? null
 }
 
-/** Orders whose result is older than `limits.keep` go. Their grants expired long ago, so none can be replayed. */
+/** No grant can be claimed so long after it was issued. */
+const CROWDED_KEEP_MS = 3_600_000
+
+/**
+ * Orders whose result is older than `limits.keep` go; so do void ones that stand in the way of new ones. Their grants
+ * expired long ago, so none can be replayed.
+ */
 function pruneOrders(context: RunnerContext): void {
   const { disk, now } = context.ports
-  for (const order of knownOrders(disk, context.layout)) {
+  const { keepMs } = context.config.limits
+  const orders = knownOrders(disk, context.layout)
+  const voidKeepMs = orders.length < ORDERS_MAX ? keepMs : Math.min(keepMs, CROWDED_KEEP_MS)
+  for (const order of orders) {
     const files = orderLayoutOf(context.layout, order)
     const fate = readFate(disk, files)
-    if (fate === null || now() - fate.at < context.config.limits.keepMs) continue
+    if (fate === null || now() - fate.at < (fate.fate === 'void' ? voidKeepMs : keepMs)) continue
     if (lastRecord(disk, files)?.type === 'result') disk.remove(files.folder)
   }
 }

@@ -8,9 +8,9 @@ import { online } from '../site/harness.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
 import { describeStatus, publishBuild, startHostSite, startPatch, untilSettled } from './scenario.ts'
-import { whyNoSite } from './site.ts'
+import { whyNoHosts } from './base.ts'
 
-const skip = (await whyNoSite()) ?? false
+const skip = whyNoHosts() ?? false
 t.setTimeout(900_000)
 
 const NAME = 'prod-dal10-carrier3-worker-1'

@@ -62,6 +62,7 @@ function rooted(folder: string): Disk {
   return {
     factsOf: (path) => real.factsOf(to(path)),
     list: (path) => real.list(to(path)),
+    nameAll: (path) => real.nameAll(to(path)),
     read: (path, offset, max) => real.read(to(path), offset, max),
     write: (path, bytes, how, mode) => real.write(to(path), bytes, how, mode),
     truncate: (path, size) => real.truncate(to(path), size),
