@@ -117,6 +117,15 @@ const RULES: readonly Rule[] = [
   {
     cause: 'maintainer-script',
     steps: ['install', 'post-checks'],
+    pattern: /(\S+) package (\S+) (?:script )?subprocess was killed by signal \(Killed\)/,
+    message: (match) => `the ${match[2]} script of ${match[1]} failed: was killed by signal (Killed)`,
+    advice: [
+      'The kernel kills so for want of memory (journalctl -k --grep "out of memory"), or a person does: free memory, then retry; the retry repairs the package first.',
+    ],
+  },
+  {
+    cause: 'maintainer-script',
+    steps: ['install', 'post-checks'],
     pattern:
       /(?:(installed|new|old) )?(\S+) package (\S+) (?:script )?subprocess (?:returned error exit status \d+|was killed by signal[^\n]*|was interrupted)/,
     message: (match) => `the ${match[3]} script of ${match[2]} failed: ${match[0].replace(/^.*subprocess /, '')}`,
