@@ -7,6 +7,7 @@
  */
 import { closeSync, constants, openSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { execa } from 'execa'
+import type { Plan } from '../../protocol/plan.ts'
 import { fileDescriptor } from '../apt/processes.ts'
 import { createRealDisk, type Disk, writeFileDurably } from '../disk/disk.ts'
 import { type OrderLayout, orderFilesOf } from '../disk/layout.ts'
@@ -52,17 +53,24 @@ async function install(
   fds: Descriptors,
   startedAt: number,
 ): Promise<void> {
-  // A package that still can't be configured is no reason to stop: the new version that apt brings may be the cure.
   // dpkg would hand the lock on to daemons, so a shell keeps it beside dpkg instead.
   const repair =
     command.repair === null
       ? null
       : await run(['sh', '-c', '"$@" 3>&- 4>&-; exit $?', 'sh', ...command.repair], command, fds)
-  const ended = await run(command.install, command, fds)
+  // A package that still can't be configured is no reason to stop where apt brings something: the new version may be
+  // the cure, and dpkg goes from half-configured to it without the old script. With nothing to bring, apt would only
+  // run the script that just failed once more.
+  const isHopeless = repair !== null && repair.status !== 0 && !bringsAnything(command.plan)
+  const ended = isHopeless ? repair : await run(command.install, command, fds)
   closeSync(fds.status)
   const exit: InstallExit = { ...ended, repairStatus: repair?.status ?? null, startedAt, endedAt: Date.now() }
   disk.fsync(files.output)
   writeFileDurably(disk, files.exit, `${JSON.stringify(exit)}\n`, { mode: 0o640 })
+}
+
+function bringsAnything(plan: Plan): boolean {
+  return plan.installs.length > 0 || plan.removes.length > 0
 }
 
 /** Descriptors 3 (lock) and 4 (progress) are what the argv in command.json counts on. */

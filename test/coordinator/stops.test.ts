@@ -50,6 +50,25 @@ t.test('[UNK-2] the machine comes back and says by evidence how it is', async (t
 })
 
 t.test(
+  '[UNK-2] a machine that fell silent comes back with a failure that it proved: a retry is all that is needed',
+  async (t) => {
+    const world = await world3()
+    const change = await world.begin(ALL)
+    const agent = world.agent(W1)
+    await agent.steps('claim', 'latch', 'install')
+    await agent.cut()
+    await world.later(91_000)
+    t.match(world.brief(change), new RegExp(`^held hold unknown: ${W1} unknown`))
+    agent.inHand('ended')
+    await agent.connect()
+    await agent.result('failed', { cause: 'dpkg-interrupted', message: 'lost in the middle', latched: true })
+    t.match(world.json(change).stop, { code: 'failed', lift: `smith retry ${change} ${W1}` })
+    t.match(await world.retry(change, W1), { ok: true })
+    t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
+  },
+)
+
+t.test(
   '[UNK-2] a grant that lay in the inbox while the machine was away is known again, and called back in time',
   async (t) => {
     const world = await world3()

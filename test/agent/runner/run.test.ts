@@ -148,6 +148,32 @@ t.test('[RUN-51] what dpkg had no time to merge into its status counts, and alon
     t.equal(await machine.root.audit(), '')
   }
 })
+t.test(
+  '[RUN-3] a repair that fails: a new version is tried as the cure, and with none the script runs once',
+  async (t) => {
+    const count = 'echo ran >> "$DPKG_ROOT/run/count"'
+    const broken = (version: string) => ({ name: 'app', version, postinst: `${count}; exit 3` })
+    const machine = await createMachine({ installed: [{ name: 'app', version: '1.0' }], published: [broken('2.0')] })
+    t.teardown(machine.close)
+    const counts = () => readFileSync(join(machine.root.root, 'run/count'), 'utf8').split('\n').length - 1
+    const planned = await machine.plan()
+    t.match((await machine.grantAndRun(planned)).result, { outcome: 'failed', cause: 'maintainer-script' })
+    t.equal(counts(), 1)
+    const again = await machine.grantAndRun(planned, { attempt: 2 })
+    t.match(again.result, {
+      outcome: 'failed',
+      cause: 'maintainer-script',
+      message: /post-installation script of app/,
+      latched: true,
+    })
+    t.equal(counts(), 2, 'apt would only have run the same script once more')
+    await machine.publish([{ name: 'app', version: '3.0' }])
+    const cured = await machine.run()
+    t.match(cured.result, { outcome: 'succeeded' }, JSON.stringify(cured.result))
+    t.equal(counts(), 3, 'the broken script was tried before its cure')
+    t.equal((await machine.root.status('app'))?.version, '3.0')
+  },
+)
 
 t.test('[RUN-4] a retry of the approved plan may be smaller, a first try may not', async (t) => {
   const machine = await createMachine({
