@@ -103,7 +103,7 @@ const TCP = { name: 'TCP', gone: 'nothing listens on' }
 const UDP = { name: 'UDP', gone: 'nothing is bound to' }
 /** bindresvport(3) takes any port from here on, and resolvers take higher ones for a moment each. */
 const UDP_BY_CHANCE_FROM = 600
-/** Bound only while a lease is asked for, with some clients. */
+/** Some clients bind them only while they ask for an address. */
 const DHCP_CLIENTS = [68, 546]
 
 type Ports = Health['listening']
