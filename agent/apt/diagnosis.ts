@@ -222,8 +222,13 @@ function fallbackOf(symptoms: Symptoms): Pick<Diagnosis, 'cause' | 'message' | '
       advice: ['See what it was waiting for in the lines above; the limits are in agent.toml.'],
     }
   }
-  if (step === 'install' && end.signal !== null)
-    return { cause: 'dpkg-interrupted', message: `apt was killed by ${end.signal}`, advice: [RETRY_REPAIRS] }
+  if (step === 'install' && end.signal !== null) {
+    return {
+      cause: 'dpkg-interrupted',
+      message: `apt was ended by ${end.signal} in the middle of the install`,
+      advice: ['Someone or something on the machine sent the signal; smith sends none.', RETRY_REPAIRS],
+    }
+  }
   const how = end.signal === null ? `exit status ${end.status}` : `signal ${end.signal}`
   const cause: Cause =
     step === 'update'

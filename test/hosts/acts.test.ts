@@ -60,6 +60,25 @@ t.test('[HST-68] no act of systemd in the middle of an install reaches dpkg', { 
   await checkRun(t, site, change, name)
 })
 
+t.test(
+  '[HST-68] root that signals every process of the unit does interrupt dpkg: told as that, and a retry repairs',
+  { skip },
+  async (t) => {
+    const site = await startHostSite(t)
+    const name = 'prod-dal10-acts3-worker-1'
+    const { host, change, gate } = await startMidInstall(site, name, '702')
+    await host.must(['systemctl', 'kill', 'smith-run.service'])
+    const held = await untilSettled(site, change)
+    t.equal(machineIn(held, name).cause, 'dpkg-interrupted', describeStatus(held))
+    await gate.open()
+    t.equal((await call(site, 'POST', `/projects/${change}/retry`, { machine: name })).status, 200)
+    const done = await untilStatus(site, change, 'its end', (status) => status.state === 'complete')
+    t.equal(machineIn(done, name).attempt, 2, describeStatus(done))
+    t.equal(await versionOn(host, 'hello'), 'ii 1.1')
+    t.equal((await host.must(['dpkg', '--audit'])).trim(), '')
+  },
+)
+
 /** The hierarchy in which memory is bounded, and the file that takes the bound; null where there is none. */
 function memoryGroup(id: string): { readonly folder: string; readonly limit: string } | null {
   for (const root of cgroupRoots())

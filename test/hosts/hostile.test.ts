@@ -347,8 +347,11 @@ const GARBAGE = `cd ${INBOX}
   : > -rf; : > '$(reboot)'; : > con; : > .hidden; : > .new-left
   perl -e 'for (1 .. 3000) { mkdir "d"; chdir "d" or die }'`
 
+/** Most are empty, because a disk may take long for each block that is given back. */
 const FLOOD = `cd ${INBOX}
-  perl -e 'for (1 .. 100000) { my $n = $_ % 3 == 0 ? sprintf("revoke-%032x.json", $_) : $_ % 3 == 1 ? sprintf("grant-%032x.json", $_) : "garbage-$_"; open(my $f, ">", $n) or die; print $f (sprintf qq({"type":"revoke","order":"%032x"}), $_) }'`
+  perl -e 'for (1 .. 100000) {
+    my $n = $_ % 3 == 0 ? sprintf("revoke-%032x.json", $_) : $_ % 3 == 1 ? sprintf("grant-%032x.json", $_) : "garbage-$_";
+    open(my $f, ">", $n) or die; print $f (sprintf qq({"type":"revoke","order":"%032x"}), $_) if $_ < 3000 }'`
 
 /** Entries come, go and change their kind all the time. */
 const BUSTLE = `cd ${INBOX}; while :; do

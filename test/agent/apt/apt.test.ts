@@ -280,6 +280,10 @@ t.test('[PLN-4] each failure has its one cause, with the decisive lines quoted a
   t.match(diagnose({ end, output: SAMPLES[12]?.[2] ?? '', step: 'install' }).evidence[0], 'old: cannot do it')
   const killed = SAMPLES.find(([, , output]) => output.includes('(Killed)'))?.[2] ?? ''
   t.match(diagnose({ end, output: killed, step: 'install' }).advice.join(), 'want of memory')
+  // As after `systemctl kill` of the whole unit.
+  const ended = diagnose({ end: { ...end, status: null, signal: 'SIGTERM' }, output: '', step: 'install' })
+  t.equal(ended.cause, 'dpkg-interrupted')
+  t.match(ended.advice.join(), 'retry')
   t.equal(visible('a\u001b[31mb\u0000\u202e\tc'), String.raw`a\x1b[31mb\x00\u202e` + '\tc')
 })
 
