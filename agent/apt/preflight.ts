@@ -190,11 +190,7 @@ export async function preflightWarnings(ports: PreflightPorts, about: Preflight)
   warnings.push(...clockWarnings(about.clockAheadMs))
   warnings.push(...archiveWarnings(ports.disk, about.folders.lists, ports.now()))
   warnings.push(...ruleWarnings(config, planned.plan, about.outageMinutes, ports.now()))
-  if (target.root === null) {
-    warnings.push(...(await unitWarnings(ports, about)))
-    if (isUpgradedUnattended(ports.disk))
-      warnings.push('unattended-upgrades is enabled here and may change packages between approval and run')
-  }
+  if (target.root === null) warnings.push(...(await updaterWarnings(ports, about)))
   return warnings.map((text) => text.slice(0, 2000))
 }
 
@@ -247,21 +243,27 @@ function ruleWarnings(config: AgentConfig, plan: Plan, outageMinutes: number, no
 /** Updaters of Debian and Ubuntu that take apt's lock when they please. */
 const UPDATERS = ['apt-daily.service', 'apt-daily-upgrade.service']
 
+async function updaterWarnings(ports: PreflightPorts, about: Preflight): Promise<string[]> {
+  const periodic = await ask(ports, about, ['apt-config', 'dump', 'APT::Periodic'])
+  return [
+    ...(await unitWarnings(ports, about)),
+    ...(ports.disk.factsOf('/usr/bin/unattended-upgrade') !== null && isUnattended(periodic ?? '')
+      ? ['unattended-upgrades is enabled here and may change packages between approval and run']
+      : []),
+  ]
+}
+
+/** `apt-config dump`: `APT::Periodic::Unattended-Upgrade "1";`. */
+function isUnattended(periodic: string): boolean {
+  const valueOf = (key: string) => new RegExp(`^APT::Periodic::${key} "(.*)";$`, 'm').exec(periodic)?.[1]
+  return (valueOf('Unattended-Upgrade') ?? '0') !== '0' && valueOf('Enable') !== '0'
+}
+
 async function unitWarnings(ports: PreflightPorts, about: Preflight): Promise<string[]> {
   if (ports.disk.factsOf('/run/systemd/system') === null) return []
-  const { folders } = about
-  const spec: ProcessSpec = {
-    argv: unitsArgv([]),
-    environment: aptEnvironment(about.target, null, null),
-    folder: '/',
-    output: folders.output,
-    timeLimitMs: Math.min(about.timeLimitMs, ASK_MS_MAX),
-    diesWithUs: true,
-  }
-  ports.disk.remove(folders.output)
-  const end = await runProcess(ports.processes, spec)
-  if (end.status !== 0) return ['systemctl does not answer, so failed units are not known']
-  const units = parseUnits(readIfExists(ports.disk, folders.output)?.toString('utf8') ?? '')
+  const printed = await ask(ports, about, unitsArgv([]))
+  if (printed === null) return ['systemctl does not answer, so failed units are not known']
+  const units = parseUnits(printed)
   const failed = units.filter((unit) => unit.active === 'failed').map((unit) => unit.id)
   const busy = units.filter((unit) => UPDATERS.includes(unit.id) && ['active', 'activating'].includes(unit.active))
   return [
@@ -270,8 +272,18 @@ async function unitWarnings(ports: PreflightPorts, about: Preflight): Promise<st
   ]
 }
 
-function isUpgradedUnattended(disk: Disk): boolean {
-  if (disk.factsOf('/usr/bin/unattended-upgrade') === null) return false
-  const text = readIfExists(disk, '/etc/apt/apt.conf.d/20auto-upgrades')?.toString('utf8') ?? ''
-  return /^\s*APT::Periodic::Unattended-Upgrade\s+"?[1-9a]/m.test(text)
+/** What a program of the machine prints; null when it did not end well. */
+async function ask(ports: PreflightPorts, about: Preflight, argv: readonly string[]): Promise<string | null> {
+  const { folders } = about
+  const spec: ProcessSpec = {
+    argv,
+    environment: aptEnvironment(about.target, null, null),
+    folder: '/',
+    output: folders.output,
+    timeLimitMs: Math.min(about.timeLimitMs, ASK_MS_MAX),
+    diesWithUs: true,
+  }
+  ports.disk.remove(folders.output)
+  const end = await runProcess(ports.processes, spec)
+  return end.status === 0 ? (readIfExists(ports.disk, folders.output)?.toString('utf8') ?? '') : null
 }

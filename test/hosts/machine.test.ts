@@ -40,7 +40,7 @@ const USUAL = ['needrestart', 'unattended-upgrades', 'debconf', 'logrotate', 'uc
 /** The distribution's own updater, as a machine has it: its timers start these units every night. */
 const NIGHTLY: Readonly<Record<string, string>> = {
   '/etc/apt/apt.conf.d/52nightly':
-    'APT::Periodic::Update-Package-Lists "always";\nAPT::Periodic::Unattended-Upgrade "always";\nUnattended-Upgrade::Origins-Pattern:: "origin=smith,codename=nightly";\n',
+    'APT::Periodic { Update-Package-Lists "always"; Unattended-Upgrade "always"; };\nUnattended-Upgrade::Origins-Pattern:: "origin=smith,codename=nightly";\n',
 }
 const UPDATE = 'apt-daily.service'
 const UPGRADE = 'apt-daily-upgrade.service'
@@ -87,6 +87,8 @@ group({
         const { site, host, build, version } = given
         await publishBuild(site, build, [hello(version)])
         await publishBuild(site, 'nightly', [lamp('1.0')])
+        // Where a site keeps this is its own affair; apt knows.
+        await host.must(['rm', '-f', '/etc/apt/apt.conf.d/20auto-upgrades'])
         await useNightly(given)
         const lift = site.server.misbehave({ kind: 'stall', path: '/dists/nightly/', afterBytes: 0 })
         await host.must(['systemctl', 'start', '--no-block', UPDATE])
