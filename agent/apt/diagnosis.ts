@@ -34,12 +34,18 @@ type Rule = {
 }
 
 export const RETRY_REPAIRS = 'Retry: the run repairs what was left in the middle, then it finishes the plan.'
-const STALE_RELEASE = /Release file for (\S+) is (not valid yet|not yet valid|expired)[^\n]*/
+// sqv, which apt 3 calls on Debian, looks at the time of the signature before apt looks at the Release file's.
+const STALE_RELEASE =
+  /Release file for (\S+) is (not valid yet|not yet valid|expired)[^\n]*|Verifying signature:\s+Not live until \S+/
 
 /** What was measured holds the time that the coordinator's word was on its way, so ahead is allowed more. */
 function isClockRight(aheadMs: number | null): boolean {
   return aheadMs !== null && aheadMs >= -10_000 && aheadMs <= 60_000
 }
+function unreachable(match: RegExpExecArray): string {
+  return `the repository could not be reached or did not answer: ${match[0].trim()}`
+}
+const UNREACHABLE_ADVICE = ['Check name resolution, network and proxy from the machine to the repository, then retry.']
 
 /** In this order: the first that matches any line names the cause, so what explains other errors stands first. */
 const RULES: readonly Rule[] = [
@@ -62,12 +68,11 @@ const RULES: readonly Rule[] = [
   {
     cause: 'lock',
     pattern:
-      /^E: Could not get lock (\S+?)\.?( It is held by process (\d+) \((.+?)\))?$|(?:frontend|database) lock was locked by another process(?: with pid (\d+))?|^E: Unable to (?:acquire the dpkg frontend lock|lock directory)/m,
-    message: (match) => {
-      const pid = match[3] ?? match[5]
-      const holder =
-        pid === undefined ? 'another program' : `process ${pid}${match[4] === undefined ? '' : ` (${match[4]})`}`
-      return `${holder} holds the lock of apt or dpkg${match[1] === undefined ? '' : ` (${match[1]})`}`
+      /^E: Could not get lock (?<path>\S+?)\.?(?: It is held by process (?<pid>\d+) \((?<holder>.+?)\))?$|^Waiting for cache lock: Could not get lock (?<path>\S+?)\. It is held by process (?<pid>\d+) \((?<holder>.+?)\)(?=[^]*^E: Unable to (?:acquire|lock) )|(?:frontend|database) lock was locked by (?:another|(?<holder>\S+)) process(?: with pid (?<pid>\d+))?|^E: Unable to (?:acquire the dpkg frontend lock|lock directory|lock the administration directory)(?: \((?<path>\S+)\))?/m,
+    message: ({ groups: { path, pid, holder } = {} }) => {
+      const program =
+        pid === undefined ? 'another program' : `process ${pid}${holder === undefined ? '' : ` (${holder})`}`
+      return `${program} holds the lock of apt or dpkg${path === undefined ? '' : ` (${path})`}`
     },
     advice: ['Let that program end (ps -fp PID), then retry. Never delete a lock file.'],
   },
@@ -76,7 +81,7 @@ const RULES: readonly Rule[] = [
     when: ({ clockAheadMs }) => isClockRight(clockAheadMs ?? null),
     pattern: STALE_RELEASE,
     message: (match) =>
-      `the repository's Release file is ${match[2]}, and this machine's clock agrees with the coordinator's`,
+      `the repository's Release file is ${match[2] ?? 'not valid yet'}, and this machine's clock agrees with the coordinator's`,
     advice: [
       'This is the same for every machine: have the repository signed again, and see that the clock of whoever signed it is right; then retry.',
     ],
@@ -84,16 +89,24 @@ const RULES: readonly Rule[] = [
   {
     cause: 'clock',
     pattern: STALE_RELEASE,
-    message: (match) => `the repository's Release file is ${match[2]} by this machine's clock`,
+    message: (match) => `the repository's Release file is ${match[2] ?? 'not valid yet'} by this machine's clock`,
     advice: [
       'Compare date -u with a clock that is right and mend time synchronisation; if the clock is right, the repository must be signed again.',
     ],
   },
   {
+    // apt says of an InRelease file that a server refused or could not send that the repository is not signed.
+    cause: 'fetch',
+    steps: ['update', 'replan', 'fetch'],
+    pattern: /\b(?:40[137]|5[0-9][0-9])  [A-Z][^\n]*/,
+    message: unreachable,
+    advice: UNREACHABLE_ADVICE,
+  },
+  {
     cause: 'repo',
     steps: ['update', 'replan', 'fetch'],
     pattern:
-      /NO_PUBKEY \S+|EXPKEYSIG \S+|BADSIG \S+|REVKEYSIG \S+|is not signed\.|does not have a Release file|no longer has a Release file|Hash Sum mismatch|File has unexpected size[^\n]*|Clearsigned file isn't valid[^\n]*|changed its '\S+' value[^\n]*|Malformed (?:entry|stanza|line)[^\n]*|The list of sources could not be read|Unable to parse package file[^\n]*|Encountered a section with no Package: header/,
+      /NO_PUBKEY \S+|Missing key [0-9A-F]+|EXPKEYSIG \S+|BADSIG \S+|REVKEYSIG \S+|is not signed\.|does not have a Release file|no longer has a Release file|Hash Sum mismatch|File has unexpected size[^\n]*|Clearsigned file isn't valid[^\n]*|changed its '\S+' value[^\n]*|Malformed (?:entry|stanza|line)[^\n]*|The list of sources could not be read|Unable to parse package file[^\n]*|Encountered a section with no Package: header/,
     message: (match) => `the repository can't be used: ${match[0]}`,
     advice: ['This is the same for every machine: have the repository mended (index, signature, key), then retry.'],
   },
@@ -109,7 +122,8 @@ const RULES: readonly Rule[] = [
   },
   {
     cause: 'conffile',
-    pattern: /end of file on stdin at conffile prompt|conffile '([^']+)'[^\n]*|EOF on stdin at conffile prompt/,
+    pattern:
+      /end of file on (?:stdin|<standard input>) at conffile prompt|conffile '([^']+)'[^\n]*|EOF on stdin at conffile prompt/,
     message: (match) =>
       `a package asked what to do with a changed configuration file${match[1] === undefined ? '' : ` (${match[1]})`}`,
     advice: ['Settle the configuration file by hand, then retry.'],
@@ -117,7 +131,8 @@ const RULES: readonly Rule[] = [
   {
     cause: 'maintainer-script',
     steps: ['install', 'post-checks'],
-    pattern: /(\S+) package (\S+) (?:script )?subprocess was killed by signal \(Killed\)/,
+    pattern:
+      /^ (?:(?:installed|new|old) )?(\S+) package (\S+) (?:maintainer )?script subprocess was killed by signal \(Killed\)/m,
     message: (match) => `the ${match[2]} script of ${match[1]} failed: was killed by signal (Killed)`,
     advice: [
       'The kernel kills so for want of memory (journalctl -k --grep "out of memory"), or a person does: free memory, then retry; the retry repairs the package first.',
@@ -126,9 +141,10 @@ const RULES: readonly Rule[] = [
   {
     cause: 'maintainer-script',
     steps: ['install', 'post-checks'],
+    // Below `dpkg: error`; a line of `dpkg: warning` is of a script that dpkg had another way around.
     pattern:
-      /(?:(installed|new|old) )?(\S+) package (\S+) (?:script )?subprocess (?:returned error exit status \d+|was killed by signal[^\n]*|was interrupted)/,
-    message: (match) => `the ${match[3]} script of ${match[2]} failed: ${match[0].replace(/^.*subprocess /, '')}`,
+      /^ (?:(?:installed|new|old) )?(\S+) package (\S+) (?:maintainer )?script subprocess (?:failed with )?((?:returned error )?exit status \d+|was killed by signal[^\n]*|was interrupted)/m,
+    message: (match) => `the ${match[2]} script of ${match[1]} failed: ${match[3]}`,
     advice: [
       'Read the lines that the script printed above the error, mend what it complains of, then retry: the retry repairs the package first.',
     ],
@@ -158,12 +174,13 @@ const RULES: readonly Rule[] = [
     cause: 'fetch',
     pattern:
       /Could not resolve '([^']+)'|Temporary failure resolving '([^']+)'|Could not connect to (\S+)|Connection (?:failed|timed out|refused|reset)[^\n]*|Unable to connect to (\S+?):?(?:\s|$)|Certificate verification failed[^\n]*|Failed to fetch (\S+)[^\n]*|Unable to fetch some archives|Undetermined Error|\b(?:40[0-9]|5[0-9][0-9])  [A-Z][^\n]*/,
-    message: (match) => `the repository could not be reached or did not answer: ${match[0].trim()}`,
-    advice: ['Check name resolution, network and proxy from the machine to the repository, then retry.'],
+    message: unreachable,
+    advice: UNREACHABLE_ADVICE,
   },
 ]
 
-const DECISIVE = /^(E: |W: (?:Failed|GPG error|Some index)|Err:|dpkg: error|dpkg \(subprocess\): |smith: )/
+const DECISIVE =
+  /^(E: |W: (?:Failed|GPG error|(?:OpenPGP s|S)ignature verification|Some index)|Err:|dpkg: error|dpkg \(subprocess\): |smith: )/
 const EVIDENCE_LINES_MAX = 12
 const LINE_MAX = 500
 
@@ -222,13 +239,8 @@ function fallbackOf(symptoms: Symptoms): Pick<Diagnosis, 'cause' | 'message' | '
       advice: ['See what it was waiting for in the lines above; the limits are in agent.toml.'],
     }
   }
-  if (step === 'install' && end.signal !== null) {
-    return {
-      cause: 'dpkg-interrupted',
-      message: `apt was ended by ${end.signal} in the middle of the install`,
-      advice: ['Someone or something on the machine sent the signal; smith sends none.', RETRY_REPAIRS],
-    }
-  }
+  if (step === 'install' && end.signal !== null)
+    return { cause: 'dpkg-interrupted', message: `apt was killed by ${end.signal}`, advice: [RETRY_REPAIRS] }
   const how = end.signal === null ? `exit status ${end.status}` : `signal ${end.signal}`
   const cause: Cause =
     step === 'update'
