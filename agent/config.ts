@@ -182,7 +182,7 @@ export function readAgentConfig(file: string = AGENT_CONFIG_FILE): AgentConfig {
     throw new RefusedError([
       refusalAt(
         `${file} can't be read: ${error instanceof Error ? error.message : String(error)}`,
-        'Make the file, or name another with --config FILE.',
+        'Make the file, or one that you may read, or name another with --config FILE.',
       ),
     ])
   }

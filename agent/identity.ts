@@ -85,6 +85,6 @@ function broken(path: string, problem: string): Refusal {
     kind: 'internal',
     message: `${path} can't be used: ${problem}`,
     subject: path,
-    remedy: `Make ${path} readable for the agent, or enrol the machine again.`,
+    remedy: `Run the command as root; if it was, make ${path} readable for the agent, or enrol the machine again.`,
   }
 }

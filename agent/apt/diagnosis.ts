@@ -129,6 +129,15 @@ const RULES: readonly Rule[] = [
     advice: ['Settle the configuration file by hand, then retry.'],
   },
   {
+    cause: 'repo',
+    steps: ['install'],
+    pattern: /^ (trying to overwrite '[^\n]+', which is also in package [^\n]+)$/m,
+    message: (match) => `two packages bring the same file: ${match[1]}`,
+    advice: [
+      'This is the same for every machine that has both: have the newer package mended (Breaks and Replaces), or have the other one removed by a plan; then retry.',
+    ],
+  },
+  {
     cause: 'maintainer-script',
     steps: ['install', 'post-checks'],
     pattern:

@@ -1,10 +1,10 @@
 /** `smith-agent` as a program: enrolment over a real connection, the running agent against real sessions, status. */
 import { spawn } from 'node:child_process'
 import { createPublicKey, randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer as createTcpServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
@@ -258,6 +258,15 @@ t.test(
       status: EXIT.failed,
       err: /\/nowhere\/agent\.toml/,
     })
+    for (const path of [dirname(w.config), w.state]) chmodSync(path, 0o755)
+    chmodSync(w.config, 0o644)
+    chmodSync(layoutOf(w.state).agent, 0)
+    // Root reads everything, so for a moment it is somebody else.
+    if (process.getuid?.() === 0) process.seteuid?.(65_534)
+    const forbidden = await run('status', '--config', w.config)
+    if (process.getuid?.() === 0) process.seteuid?.(0)
+    chmodSync(layoutOf(w.state).agent, 0o700)
+    t.match(forbidden, { status: EXIT.failed, err: /^error: .+permission denied.+\n {3}do: Run the command as root/ })
     t.match(await run('run', '--config', w.config), {
       status: EXIT.failed,
       err: /not enrolled[\s\S]*smith-agent enrol/,
