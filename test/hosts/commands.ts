@@ -18,7 +18,7 @@ export const BARE_ENVIRONMENT: Readonly<Record<string, string>> = {
   LC_ALL: 'C.UTF-8',
   HOME: '/root',
 }
-const GIVE_UP_MS = 120_000
+const GIVE_UP_MS = 300_000
 
 /** Never throws for an exit status. */
 export async function run(argv: readonly string[], options: RunOptions = {}): Promise<Ran> {

@@ -65,7 +65,7 @@ export type Host = {
 
 /** systemd-nspawn's status when the host asked for a reboot. */
 const REBOOT_STATUS = 133
-const BOOT_MS = 180_000
+const BOOT_MS = 300_000
 
 type State = {
   readonly options: HostOptions

@@ -20,6 +20,7 @@ import {
   outputOf,
   raise,
   recordsOf,
+  statusOf,
   untilStatus,
 } from '../site/harness.ts'
 import type { Host } from './host.ts'
@@ -156,6 +157,10 @@ export async function startMidInstall(
   const host = await site.addHost(name, { ...options, installed: [old, ...(options.installed ?? [])] })
   const change = await startPatch(site, build, [name])
   const gate = gateOn(host, GATE)
-  const script = await gate.reached()
+  const script = await gate.reached().catch(async (error: unknown) => {
+    const log = await host.read('/opt/smith-agent.log')
+    const status = describeStatus(await statusOf(site, change))
+    throw new Error(`${status}\n${log.split('\n').slice(-30).join('\n')}`, { cause: error })
+  })
   return { host, change, gate, script }
 }
