@@ -18,7 +18,7 @@ import { type Site, type SiteMachine, type SiteOptions, createSite } from '../de
 export type Answer<Body> = { readonly status: number; readonly body: Body }
 /** All that a question to the coordinator needs; sites of another kind have it too. */
 export type Reach = Pick<Site, 'socket'>
-const GIVE_UP_MS = 120_000
+const GIVE_UP_MS = 300_000
 
 /** A site with its coordinator running; all of it ends with the test. */
 export async function startSite(t: Test, options: Partial<SiteOptions> = {}): Promise<Site> {
