@@ -106,7 +106,9 @@ async function run(file: string, level: string): Promise<void> {
     log.error({ err: error }, 'a promise was left without a handler; the coordinator ends')
     process.exit(EXIT.failed)
   })
-  const { port } = await coordinator.start().catch((error: unknown) => {
+  const { port } = await coordinator.start().catch(async (error: unknown) => {
+    // What has begun would keep a coordinator alive that serves nobody, and no supervisor would start another.
+    await coordinator.stop().catch((problem: unknown) => log.error({ err: problem }, 'it did not stop in order'))
     throw startRefusal(error, config.listen)
   })
   log.info(
@@ -136,14 +138,24 @@ async function run(file: string, level: string): Promise<void> {
 }
 
 function startRefusal(error: unknown, listen: { readonly host: string; readonly port: number }): unknown {
-  if (!(error instanceof Error) || !('code' in error) || error.code !== 'EADDRINUSE') return error
-  return new RefusedError([
-    {
-      kind: 'unavailable',
-      message: `port ${listen.port} of ${listen.host} is in use by another program`,
-      remedy: 'stop that program, or give another port in listen = "HOST:PORT" of the configuration',
-    },
-  ])
+  if (!(error instanceof Error) || !('code' in error)) return error
+  const where = `port ${listen.port} of ${listen.host}`
+  const remedy = 'give another place in listen = "HOST:PORT" of the configuration'
+  const refuse = (message: string, first: string) =>
+    new RefusedError([{ kind: 'unavailable', message, remedy: `${first}, or ${remedy}` }])
+  switch (error.code) {
+    case 'EADDRINUSE':
+      return refuse(`${where} is in use by another program`, 'stop that program (ss -ltnp names it)')
+    case 'EADDRNOTAVAIL':
+      return refuse(
+        `${where} can't be had: this machine has no such address now`,
+        'bring its interface up (ip address)',
+      )
+    case 'EACCES':
+      return refuse(`${where} can't be had: permission denied`, 'give the coordinator the right to it')
+    default:
+      return error
+  }
 }
 
 function packageVersion(): string {

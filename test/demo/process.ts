@@ -27,7 +27,9 @@ export type ProgramOptions = {
 /** Starts `node FILE ARGS` of the checkout. The loaders of a test runner are not passed on. */
 export function startProgram(file: string, args: readonly string[], options: ProgramOptions): Program {
   const { NODE_OPTIONS: _loaders, ...env } = process.env
-  const child = spawn(process.execPath, [`${CHECKOUT}${file}`, ...args], {
+  // However this process ends, the kernel ends what it has started.
+  const died = ['--pdeathsig', 'KILL', '--', process.execPath]
+  const child = spawn('setpriv', [...died, `${CHECKOUT}${file}`, ...args], {
     cwd: '/',
     env: { ...env, ...options.env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -59,7 +61,12 @@ export function startProgram(file: string, args: readonly string[], options: Pro
       if (found !== undefined) return Promise.resolve(found)
       return new Promise((resolve, reject) => {
         const giveUp = setTimeout(
-          () => settle(new Error(`${file} did not say it within ${GIVE_UP_MS / 1000} s; see ${options.log}`)),
+          () =>
+            settle(
+              new Error(
+                `${file} did not say it within ${GIVE_UP_MS / 1000} s; its last words:\n${lines.slice(-10).join('\n')}`,
+              ),
+            ),
           GIVE_UP_MS,
         )
         const tell = (line: string | null) => {
