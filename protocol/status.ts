@@ -30,6 +30,7 @@ export const STOP_REASONS = [
   'paused',
   'approval',
   'window',
+  'soak',
   'change-on-hold',
   'change-provider',
   'cluster-busy',
@@ -44,6 +45,8 @@ export const stopSchema = v.strictObject({
   since: instantSchema,
   lift: shortTextSchema,
   machine: v.nullable(shortTextSchema),
+  /** When a waiting lifts itself, where that is known. */
+  until: v.nullable(instantSchema),
 })
 export type Stop = v.InferOutput<typeof stopSchema>
 

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'f588803bb16a4ceea1cab856f2e0a59c6ba91d01d76cb66f86c21c7801175920',
+    hash: '9121d7f6a661b453e6f414e27d238005d63b0ec51c85ff12155dcc161873183f',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -87,7 +87,7 @@ function newChange(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): 
     state: 'open',
     closeCode: null,
     closeNotes: null,
-    notes: call.warnings,
+    notes: [...call.terms, ...call.warnings],
   }
   draft.put('localChanges', number, change)
   return change

@@ -49,9 +49,14 @@ export function tick(draft: Draft): void {
   for (const project of [...draft.all('projects')]) {
     if (project.state === 'raising') raiseChange(draft, project)
     watchAsk(draft, project)
-    if (project.stop !== null && project.stop.kind === 'waiting' && draft.at - project.stop.since >= limits.waitMsMax)
+    const { stop } = project
+    if (stop?.kind === 'waiting' && (draft.at - stop.since >= limits.waitMsMax || isDue(stop.until, draft.at)))
       draft.touch(project.id)
   }
+}
+
+function isDue(until: Instant | null, at: Instant): boolean {
+  return until !== null && until <= at
 }
 
 function endOverdueQuery(draft: Draft, query: Query): void {
@@ -138,7 +143,8 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   }
   for (const project of view.all('projects')) {
     if (project.state === 'raising') consider(at + limits.permissionRetryMs)
-    if (project.stop?.kind === 'waiting')
+    if (project.stop?.kind === 'waiting' && project.stop.until !== null) consider(project.stop.until)
+    else if (project.stop?.kind === 'waiting')
       consider(Math.max(project.stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
     if (project.ask !== null)
       consider(project.ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))

@@ -121,6 +121,9 @@ export type ChangeCall =
       readonly build: string
       readonly outageMinutes: number
       readonly bags: readonly { readonly name: string; readonly machines: readonly string[] }[]
+      /** How the project will go, for those who approve it, and its window. */
+      readonly terms: readonly string[]
+      readonly window: Span | null
       readonly warnings: readonly string[]
     }
   | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }

@@ -39,6 +39,13 @@ export function freeLine(draft: Draft, key: string, target: Target): void {
   }
 }
 
+/** Those that wait for a cluster say what frees it: they look again when that has changed. */
+export function touchWaiting(draft: Draft, id: string): void {
+  for (const other of draft.all('projects')) {
+    if (other.id !== id && other.stop?.code === 'cluster-busy' && other.stop.kind === 'waiting') draft.touch(other.id)
+  }
+}
+
 /** The machine is no longer part of an open project. */
 export function releaseMachine(
   draft: Draft,

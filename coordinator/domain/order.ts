@@ -6,7 +6,8 @@ import type { Fact } from '../../protocol/feed.ts'
 import type { Cause, GrantPayload, Result } from '../../protocol/files.ts'
 import { assert } from './assert.ts'
 import type { Draft } from './draft.ts'
-import { freeLine, noteBag, releaseMachine } from './lines.ts'
+import { freeLine, noteBag, releaseMachine, touchWaiting } from './lines.ts'
+import { runMsOf } from './schedule.ts'
 import type { Order, Project, Target } from './state.ts'
 import { changeProject, changeTarget, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
@@ -29,6 +30,7 @@ export function ensureOrder(draft: Draft, project: Project, target: Target): Ord
     latched: false,
     step: null,
     stepAt: null,
+    firstAt: null,
     progress: null,
     upTo: 0,
     heardAt: null,
@@ -149,7 +151,16 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   })
   const undecided =
     failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided
-  const project = changeProject(draft, order.project, { active: null, freeSince: draft.at, ask: null, undecided })
+  // How long it took counts only by its own word: a person decides whenever that may be.
+  const hasPassed = !failed && ended.result !== null && ending.resolvedBy === null
+  const project = changeProject(draft, order.project, {
+    active: null,
+    freeSince: draft.at,
+    ask: null,
+    undecided,
+    ...(before.options.soakMinutes > 0 ? { soakFrom: draft.at } : {}),
+    ...(hasPassed ? { runMsMax: Math.max(before.runMsMax ?? 0, runMsOf(ended, draft.at)) } : {}),
+  })
   sayOrder(draft, project, order, {
     fact: failed ? 'orderFailed' : 'orderSucceeded',
     ...(failed && ending.cause !== null ? { cause: ending.cause } : {}),
@@ -159,7 +170,8 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   // Until it is decided about, a failed machine stays in its project: nobody else may ask for it.
   if (failed && !isDecided) keepMachine(draft, target)
   freeLine(draft, `project:${order.project}`, target)
-  if (!target.keepsLine) freeLine(draft, `cluster:${target.cluster}`, target)
+  if (target.keepsLine) touchWaiting(draft, order.project)
+  else freeLine(draft, `cluster:${target.cluster}`, target)
   draft.touch(project.id)
   noteBag(
     draft,

@@ -15,7 +15,8 @@ import { ensureOrder, grantPayloadOf } from './order.ts'
 import { checkAgain, dropChecks } from './queries.ts'
 import type { Order, Project, Target } from './state.ts'
 import { placeKey } from './state.ts'
-import { because, blockerOf, nextTarget, setStop, stopsOf } from './stops.ts'
+import { expectedMs, shutNow, windowShut } from './schedule.ts'
+import { because, blockerOf, failuresStop, gateBlocker, nextTarget, setStop, stopsOf } from './stops.ts'
 import { bagOf, changeProject, changeTarget, hasEnded, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 /** Looks at every project that the event touched, until none is left. */
@@ -37,11 +38,25 @@ function advance(draft: Draft, id: string): void {
     }
     offerAhead(draft, projectOf(draft, id))
   }
+  if (hasReopened(draft, projectOf(draft, id))) planAfterShut(draft, id)
   project = projectOf(draft, id)
   const blocker = blockerOf(draft, project)
   setStop(draft, project, blocker)
+  if (blocker?.code === 'window') changeProject(draft, id, { wasShut: true })
   project = projectOf(draft, id)
   if (blocker === null && isReadyToAsk(project)) askPermission(draft, project)
+}
+
+/** The window of the request or of the configuration is open again; that of the change only its provider opens. */
+function hasReopened(draft: Draft, project: Project): boolean {
+  const isWaiting = project.state === 'open' && project.active === null && project.cancelling === null
+  return isWaiting && project.wasShut && project.denied?.code !== 'window' && shutNow(draft, project) === null
+}
+
+/** A window has opened: all drift since the approval is named before the first grant. */
+function planAfterShut(draft: Draft, id: string): void {
+  changeProject(draft, id, { wasShut: false })
+  checkAgain(draft, id)
 }
 
 /** Moves the cursor over machines that have ended, and lets those pass that have nothing to do. */
@@ -49,23 +64,40 @@ function passEnded(draft: Draft, project: Project): Project {
   let cursor = project.cursor
   while (cursor < project.targets) {
     const target = targetOf(draft, project.id, cursor)
-    const blocked =
-      project.checksOpen > 0 || project.undecided.length > 0 || project.approval === null || project.active !== null
-    if (!hasEnded(target) && target.isEmpty && !blocked && stopsOf(draft, project) === null)
+    if (!hasEnded(target) && target.isEmpty && mayPass(draft, projectOf(draft, project.id), target))
       passTarget(draft, project, target)
     else if (!hasEnded(target)) break
-    // A machine that failed and is not decided about keeps the cursor: retry must find it here.
-    else if (project.undecided.includes(cursor)) break
     cursor += 1
   }
   return changeProject(draft, project.id, { cursor })
 }
 
+/** Whether a machine with nothing to do has its turn: it needs no permission, and never passes a stop. */
+function mayPass(draft: Draft, project: Project, target: Target): boolean {
+  const isBusy = project.checksOpen > 0 || project.approval === null || project.active !== null
+  return (
+    !isBusy &&
+    !failuresStop(project) &&
+    stopsOf(draft, project) === null &&
+    gateBlocker(draft, project, target) === null &&
+    shutNow(draft, project) === null
+  )
+}
+
 function passTarget(draft: Draft, project: Project, target: Target): void {
+  openPhase(draft, project, target)
   changeTarget(draft, target, { state: 'succeeded', startedAt: draft.at, endedAt: draft.at, message: 'nothing to do' })
   releaseMachine(draft, target, { lastPatchedAt: draft.at })
   sayOf(draft, project, { fact: 'machinePassed', machine: target.name })
   noteBag(draft, projectOf(draft, project.id), target, `${target.name}: nothing to do`)
+}
+
+/** The first machine of a phase is granted or passes: the phase is open. */
+function openPhase(draft: Draft, project: Project, target: Target): void {
+  const bag = bagOf(draft, project.id, target.bag)
+  if (bag.phase <= project.phase) return
+  changeProject(draft, project.id, { phase: bag.phase, soakFrom: null })
+  sayOf(draft, project, { fact: 'phaseOpened', machine: target.name, text: `phase ${bag.phase}` })
 }
 
 function isReadyToAsk(project: Project): boolean {
@@ -73,7 +105,7 @@ function isReadyToAsk(project: Project): boolean {
     project.state === 'open' &&
     project.active === null &&
     project.ask === null &&
-    project.undecided.length === 0 &&
+    !failuresStop(project) &&
     project.cancelling === null
   )
 }
@@ -106,9 +138,8 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
     draft.touch(id)
     return
   }
-  if (project.denied?.code === 'window') {
-    // The window has opened: all drift since the approval is named before the first grant.
-    checkAgain(draft, id)
+  if (project.wasShut) {
+    planAfterShut(draft, id)
     return
   }
   const now = projectOf(draft, id)
@@ -132,9 +163,13 @@ function denialOf(draft: Draft, project: Project, permission: Permission): Proje
   if (lost !== null) return { code: 'approval', reason: lost }
   if (permission.onHold) return { code: 'change-on-hold', reason: 'the change is on hold' }
   const { window } = permission
-  if (window !== null && (draft.at < window.start || draft.at >= window.end))
-    return { code: 'window', reason: 'the window of the change is shut' }
-  return null
+  if (window === null) return null
+  const { calendar, settings } = draft.tools
+  const now = { at: draft.at, needMs: expectedMs(settings, project), calendar }
+  const shut = windowShut('the window of the change', window, now)
+  return shut === null
+    ? null
+    : { code: 'window', reason: shut.reason, ...(shut.until === null ? {} : { until: shut.until }) }
 }
 
 /** Why this is no approval of the project's plans, null when it is one. */
@@ -152,6 +187,7 @@ export function approvalLost(project: Project, permission: Permission): string |
 /** The linearisation point: takes both lines, raises the fence, commits, and only then is the grant sent. */
 function grant(draft: Draft, project: Project, target: Target): void {
   assert(project.active === null, 'SER-1: the project already has an order in the works')
+  openPhase(draft, project, target)
   const instance = instanceOf(draft)
   const machine = mustHave(draft.get('machines', target.machine), `machine ${target.machine}`)
   const fence = Math.max(instance.fence, machine.fence) + 1

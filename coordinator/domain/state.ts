@@ -8,6 +8,8 @@ import type { Cause, Result, Step } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
 import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
 import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
+import type { Span } from './events.ts'
+import type { Share } from './pace.ts'
 
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number
@@ -81,6 +83,11 @@ export type RequestOptions = {
   /** What becomes of machines that were matched, not named, and can't be patched. */
   readonly offline: 'refuse' | 'skip'
   readonly busy: 'refuse' | 'skip'
+  readonly phases: readonly Share[]
+  readonly soakMinutes: number
+  readonly onFailure: 'stop' | 'continue'
+  readonly maxFailures: Share | null
+  readonly window: Span | null
 }
 
 /** Someone asks. It lives from the question until a project is made of it, it is refused, or it was a preview. */
@@ -172,6 +179,16 @@ export type Project = {
   readonly counts: Counts
   /** The index of the first target that has not ended. */
   readonly cursor: number
+  /** The number of the phase that is open: no machine of a later one is granted. */
+  readonly phase: number
+  /** When the last run of the open phase ended, from which its soak counts; null when there is none to wait for. */
+  readonly soakFrom: Instant | null
+  /** As many failures that nobody has decided about stop the project; null for no number of them. */
+  readonly failuresMax: number | null
+  /** The longest that a machine took which passed, null while none has. */
+  readonly runMsMax: number | null
+  /** True from when the window was found shut until the machines have planned again. */
+  readonly wasShut: boolean
   /** Which time the machines plan again, and how many have not answered: nothing is granted before. */
   readonly checkRound: number
   readonly checksOpen: number
@@ -181,10 +198,10 @@ export type Project = {
   readonly freeSince: Instant
   /** The permission that was asked for and not answered yet. */
   readonly ask: { readonly id: string; readonly at: Instant } | null
-  /** The names of machines that failed and have not been decided about. */
+  /** The places of machines that failed and have not been decided about. */
   readonly undecided: readonly number[]
   /** Why the provider's last answer did not permit a grant; null when it did or was not asked. */
-  readonly denied: { readonly code: StopReason; readonly reason: string } | null
+  readonly denied: { readonly code: StopReason; readonly reason: string; readonly until?: Instant } | null
   readonly paused: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly cancelling: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly stop: Stop | null
@@ -260,6 +277,8 @@ export type Order = {
   readonly latched: boolean
   readonly step: Step | null
   readonly stepAt: Instant | null
+  /** The machine's own time of its first record. */
+  readonly firstAt: number | null
   readonly progress: string | null
   /** The number of the last record committed. */
   readonly upTo: number

@@ -7,6 +7,9 @@ import type { View } from './draft.ts'
 import type { Bag, Counts, Instant, Project, Target } from './state.ts'
 import { shortList } from './selection.ts'
 import { targetsOf, bagOf, countOf } from './targets.ts'
+import { duration } from './time-text.ts'
+
+export { duration } from './time-text.ts'
 
 /** The rows of one project. Finished ones come from the store. */
 export type ProjectRows = {
@@ -169,15 +172,4 @@ function nowLines(machines: Machines, at: Instant): string[] {
 
 function stopLines(stop: Stop): string[] {
   return [`       ${stop.kind === 'hold' ? 'Held' : 'Waiting'}: ${stop.reason}`, `       Lift: ${stop.lift}`]
-}
-
-/** `42s`, `3m 12s`, `1h 2m`, `2d 3h`. */
-export function duration(ms: number): string {
-  const seconds = Math.max(0, Math.floor(ms / 1000))
-  const minutes = Math.floor(seconds / 60)
-  const hours = Math.floor(minutes / 60)
-  if (hours >= 24) return `${Math.floor(hours / 24)}d ${hours % 24}h`
-  if (hours > 0) return `${hours}h ${minutes % 60}m`
-  if (minutes > 0) return `${minutes}m ${seconds % 60}s`
-  return `${seconds}s`
 }

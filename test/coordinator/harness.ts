@@ -69,6 +69,7 @@ export type WorldOptions = {
   readonly approval?: Partial<Settings['approval']>
   readonly limits?: Partial<Settings['limits']>
   readonly clusters?: Settings['clusters']
+  readonly schedule?: Partial<Settings['schedule']>
   /** Where the numbers of changes and tasks begin. */
   readonly instance?: Partial<Instance>
   /** Machines that never connect. */
@@ -212,6 +213,7 @@ function settingsOf(options: WorldOptions): Settings {
     ...SETTINGS,
     ...(options.clusters === undefined ? {} : { clusters: options.clusters }),
     approval: { ...SETTINGS.approval, ...options.approval },
+    schedule: { ...SETTINGS.schedule, ...options.schedule },
     limits: { ...SETTINGS.limits, ...options.limits },
   }
 }
