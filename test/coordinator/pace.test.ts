@@ -1,8 +1,12 @@
 /** Scenarios of how a project goes: phases and soak, what follows a failure, windows and blackouts. */
 import t from 'tap'
+import { checkWrites } from '../../coordinator/domain/invariants.ts'
+import type { Project } from '../../coordinator/domain/state.ts'
+import { step } from '../../coordinator/domain/step.ts'
+import { createTools } from '../../coordinator/pattern.ts'
 import { failuresMaxOf, phaseEnds } from '../../coordinator/domain/pace.ts'
 import { parseRequest } from '../../coordinator/domain/request.ts'
-import { EMPTY_PLAN, START, type World, createWorld, must, planOf, refusalsIn } from './harness.ts'
+import { EMPTY_PLAN, SETTINGS, START, type World, createWorld, must, planOf, refusalsIn } from './harness.ts'
 
 const W = 'prod-dal10-carrier3-worker'
 const [W1, W2, W3, W4] = [`${W}-1`, `${W}-2`, `${W}-3`, `${W}-4`]
@@ -426,4 +430,56 @@ t.test('[ORD-4] after a crash a project goes on at the machine that failed', asy
     2,
   )
   t.equal(granted(world, [W3]), 0)
+})
+
+/** The grant that a core would make which sees its project otherwise than it is, and knows no calendar. */
+function wrongGrant(world: World, change: string, fields: Partial<Project>): () => void {
+  const { view } = world.driver()
+  const at = world.driver().now()
+  const real = must(view.get('projects', world.project(change).id))
+  const seen: Project = { ...real, ask: { id: 'a', at }, stop: null, ...fields }
+  const wrong: typeof view = {
+    ...view,
+    get: ((table: never, key: never) =>
+      key === real.id && table === 'projects' ? seen : view.get(table, key)) as typeof view.get,
+  }
+  const permission = {
+    ...{ change, approval: 'approved' as const, by: 'bo', reason: null, digest: real.digest },
+    ...{ state: 'open' as const, onHold: false, window: null, readAt: at },
+  }
+  const event = { type: 'permission' as const, project: real.id, ask: 'a', permission }
+  const { writes } = step(wrong, { at, actor: { kind: 'change' }, event }, createTools(SETTINGS, world.dice))
+  const made = writes.filter((write) => write.table === 'orders' && write.row?.state === 'granted').length
+  if (made !== 1) throw new Error('the core granted nothing, so this shows nothing')
+  return () => checkWrites(view, writes, createTools(world.settings, world.dice).calendar)
+}
+
+t.test('[PHA-2] a grant in a phase that is not open, or before its soak is over, is never committed', async (t) => {
+  const world = await createWorld({ machines: [W1, W2] })
+  const change = await world.begin(`prod machines: ${W}-* outage:0 phases:1,100% soak:30`)
+  await world.agent(W1).succeed()
+  t.throws(wrongGrant(world, change, { soakFrom: null }), /PHA-2: .*-2 was granted before the soak of phase 0 was over/)
+  t.throws(wrongGrant(world, change, { phase: 1 }), /PHA-2/)
+  await world.later(31 * MINUTE)
+  t.equal(granted(world, [W2]), 1)
+})
+
+t.test('[FAI-2] a grant after max-failures is never committed', async (t) => {
+  const world = await createWorld({ machines: [W1, X1] })
+  const change = await world.begin(`prod machines: ${W1} ${X1} outage:0`)
+  await world.agent(W1).fail()
+  t.throws(wrongGrant(world, change, { failuresMax: null }), /FAI-2: .* was granted after 1 failures/)
+})
+
+t.test('[WIN-2] a grant outside a window or in a blackout is never committed', async (t) => {
+  const world = await createWorld({ machines: [W1, W2] })
+  const change = await world.begin(`prod machines: ${W}-* outage:0 ${windowText(HOUR, 2 * HOUR)}`)
+  const { options } = world.project(change)
+  t.throws(
+    wrongGrant(world, change, { options: { ...options, window: null }, wasShut: false }),
+    /WIN-2: .* was granted outside its window/,
+  )
+  const shut = await createWorld({ machines: [W1], schedule: { blackouts: ['2023-11-14T22:00/2023-11-15T04:00'] } })
+  const second = await shut.begin(`prod machines: ${W1} outage:0`)
+  t.throws(wrongGrant(shut, second, { wasShut: false }), /WIN-2: .* while the configuration is shut/)
 })

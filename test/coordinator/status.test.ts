@@ -142,6 +142,22 @@ t.test('[STA-7] waits: for a cluster, for an agent, for a window', async (t) => 
   matchesGolden(t, 'waiting-window', world.text(fourth))
 })
 
+t.test('[STA-7] waits: for the soak of a phase, for a window, and for none that comes again', async (t) => {
+  const machines = [...workers(3), 'prod-dal10-carrier4-worker-1']
+  const world = await createWorld({ machines })
+  const change = await world.begin(`prod machines: ${W}-* outage:0 phases:1,100% soak:30`)
+  await world.agent(`${W}-1`).succeed()
+  matchesGolden(t, 'waiting-soak', world.text(change))
+  const second = await world.begin(
+    'prod machines: prod-dal10-carrier4-* outage:0 window:2023-11-14T22:30/2023-11-14T23:00',
+  )
+  matchesGolden(t, 'waiting-request-window', world.text(second))
+  await world.steer('pause', second)
+  await world.later(3_600_000)
+  await world.steer('resume', second)
+  matchesGolden(t, 'window-over', world.text(second))
+})
+
 t.test('[STA-8] machines planning again are shown as a wait, and empty plans pass without a run', async (t) => {
   const world = await createWorld({ machines: workers(3) })
   world.agent(`${W}-1`).plan = EMPTY_PLAN
