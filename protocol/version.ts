@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '9121d7f6a661b453e6f414e27d238005d63b0ec51c85ff12155dcc161873183f',
+    hash: 'dd4cce9df6b68b804e8808e41a84b3851dc89a39324ac478c65105adc1a7229e',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

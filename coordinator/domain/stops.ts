@@ -161,7 +161,8 @@ function waitFor(draft: Draft, project: Project, target: Target): Blocker | null
   }
   if (line !== undefined && line.project !== project.id) {
     const other = projectOf(draft, line.project)
-    const reason = `${target.cluster} is in use by ${other.change ?? 'another project'} with ${line.machine}`
+    const since = draft.tools.calendar.show(line.since)
+    const reason = `${target.cluster} is in use by ${other.change ?? 'another project'} for ${other.requester} with ${line.machine} since ${since}`
     return wait('cluster-busy', reason, liftOfLine(draft, line, other))
   }
   const skipIt = `smith skip ${change} ${target.name} --reason REASON`

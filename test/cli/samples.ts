@@ -116,6 +116,7 @@ export function projectView(
     approvedBy: null,
     state,
     stop: null,
+    holder: null,
     digest: hash('d'),
     createdAt: AT,
     closedAt: null,

@@ -18,7 +18,7 @@ import type {
   Reply,
   Settings,
 } from '../../coordinator/domain/events.ts'
-import { type ProjectRows, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
+import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
 import type { Actor, Instance, Order, Project, Target } from '../../coordinator/domain/state.ts'
 import { type Driver, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
@@ -236,6 +236,7 @@ function readersOf(core: Core) {
     project: project(change),
     targets: targets(change),
     bags: store().list('bags', `${project(change).id}/`),
+    holder: project(change).state === 'closed' ? null : liveRowsOf(core.driver().view, project(change)).holder,
   })
   /** As data; throws when it is not what the schema says. */
   const json = (change: string): Status => v.parse(statusSchema, statusOf(rowsOf(change), core.settings.instance))
