@@ -4,9 +4,9 @@
  * its event, so that the same event always has the same answer.
  */
 import { createTask, parse, validateDetailed } from 'node-cron'
-import type { Calendar, Settings, Span } from './domain/events.ts'
+import type { Calendar, Settings } from './domain/events.ts'
+import type { Instant, Span } from './domain/state.ts'
 
-type Instant = number
 const MINUTE_MS = 60_000
 const DAY_MS = 86_400_000
 const LENGTH_MS_MAX = 31 * DAY_MS

@@ -3,7 +3,8 @@
  * one in the order asked; then cut into phases, and a phase's machines of one cluster are a bag. Called for the
  * preview and for the project, so that the order shown is the order kept.
  */
-import { type Share, phaseEnds } from './pace.ts'
+import { phaseEnds } from './pace.ts'
+import type { Share } from './state.ts'
 
 export type Bagged<Place> = {
   readonly phase: number

@@ -12,7 +12,7 @@ import { isActive, loseOrder } from './order.ts'
 import { raiseChange, reopenRequest, askNext } from './planning.ts'
 import { askPermission } from './rollout.ts'
 import type { Instant, Order, Project, Query } from './state.ts'
-import { changeProject } from './targets.ts'
+import { dropAsk } from './targets.ts'
 
 /** After a start nobody is connected: whoever is in the works is silent from now on. */
 export function open(draft: Draft): void {
@@ -25,7 +25,6 @@ export function open(draft: Draft): void {
     if (query.purpose === 'check') refuseQuery(draft, query, interrupted(query))
   }
   for (const project of [...draft.all('projects')]) {
-    changeProject(draft, project.id, { ask: null })
     draft.touch(project.id)
   }
   tick(draft)
@@ -114,11 +113,12 @@ function silenceEnd(view: View, settings: Settings, order: Order): Instant | nul
 function watchAsk(draft: Draft, project: Project): void {
   const { limits } = draft.tools.settings
   if (project.state === 'closed' || project.state === 'raising') return
-  if (project.ask !== null) {
+  const ask = draft.get('asks', project.id)
+  if (ask !== undefined) {
     const patience = project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax
-    if (draft.at - project.ask.at < patience) return
+    if (draft.at - ask.at < patience) return
     if (project.state === 'open') denyForProvider(draft, project, 'the change provider does not answer')
-    else changeProject(draft, project.id, { ask: null })
+    else dropAsk(draft, project.id)
     return
   }
   if (project.state === 'pending' || project.approval === null) askPermission(draft, project)
@@ -146,8 +146,9 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
     if (project.stop?.kind === 'waiting' && project.stop.until !== null) consider(project.stop.until)
     else if (project.stop?.kind === 'waiting')
       consider(Math.max(project.stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
-    if (project.ask !== null)
-      consider(project.ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))
+    const ask = view.get('asks', project.id)
+    if (ask !== undefined)
+      consider(ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))
     else if (project.state === 'pending' || project.approval === null) consider(at + limits.changePollMs)
     else if (project.denied !== null && project.active === null) consider(at + limits.permissionRetryMs)
   }

@@ -7,11 +7,20 @@ import { type Draft, instanceOf } from './draft.ts'
 import type { Command, Reply } from './events.ts'
 import { freeLine, noteBag, releaseMachine } from './lines.ts'
 import { endOrder, isActive } from './order.ts'
-import { actorName } from './planning.ts'
+import { abandonProject, actorName } from './planning.ts'
 import { checkAgain, dropChecks } from './queries.ts'
 import type { Order, Project, Target } from './state.ts'
 import { failuresStop } from './stops.ts'
-import { changeProject, changeTarget, isUnstarted, projectOf, sayOf, targetNamed, targetOf } from './targets.ts'
+import {
+  changeProject,
+  changeTarget,
+  dropAsk,
+  isUnstarted,
+  projectOf,
+  sayOf,
+  targetNamed,
+  targetOf,
+} from './targets.ts'
 
 type Steering = Extract<Command, { change: string }>
 
@@ -21,7 +30,9 @@ export function openProject(
   change: string,
 ): { readonly project: Project } | { readonly refusal: Refusal } {
   const entry = draft.get('changes', change)
-  if (entry !== undefined) return { project: projectOf(draft, entry.project) }
+  // A project whose change has no number yet is known by its request.
+  const id = entry?.project ?? draft.get('requests', change)?.project
+  if (id != null) return { project: projectOf(draft, id) }
   const past = draft.archived('changes', change)
   if (past === undefined) {
     return {
@@ -97,7 +108,8 @@ function no(refusal: Refusal): Reply {
 function pause(draft: Draft, project: Project, reason: string): Reply {
   if (project.paused !== null) return { ok: true }
   const by = actorName(draft.actor)
-  changeProject(draft, project.id, { paused: { by, at: draft.at, reason }, ask: null })
+  changeProject(draft, project.id, { paused: { by, at: draft.at, reason } })
+  dropAsk(draft, project.id)
   sayOf(draft, project, { fact: 'paused', reason })
   return { ok: true }
 }
@@ -128,7 +140,8 @@ function resume(draft: Draft, project: Project, reason: string): Reply {
     return no({ kind: 'conflict', message: stop.reason, subject: project.change ?? '', remedy: stop.lift })
   // A hold that began as a wait is lifted here: it may wait once more. A soak that a person has seen enough of is over.
   const soakFrom = stop?.code === 'soak' ? null : project.soakFrom
-  changeProject(draft, project.id, { paused: null, stop: null, soakFrom, denied: lostApproval(project), ask: null })
+  changeProject(draft, project.id, { paused: null, stop: null, soakFrom, denied: lostApproval(project) })
+  dropAsk(draft, project.id)
   sayOf(draft, project, { fact: 'resumed', ...reasonOf(reason) })
   return { ok: true }
 }
@@ -145,15 +158,26 @@ function lostApproval(project: Project): Project['denied'] {
 
 function cancel(draft: Draft, project: Project, reason: string): Reply {
   if (project.cancelling !== null) return { ok: true }
+  if (project.state === 'raising') return cancelRaising(draft, project, reason)
   changeProject(draft, project.id, {
     cancelling: { by: actorName(draft.actor), at: draft.at, reason },
-    ask: null,
     paused: null,
   })
+  dropAsk(draft, project.id)
   sayOf(draft, project, { fact: 'cancelAsked', reason })
   cancelUnstarted(draft, project, reason)
   const active = project.active === null ? undefined : draft.get('orders', project.active)
   if (active !== undefined && !active.claimed) callBack(draft, active)
+  return { ok: true }
+}
+
+/** Nothing has a number yet: what remains is a request that was refused, by its own wish. */
+function cancelRaising(draft: Draft, project: Project, reason: string): Reply {
+  abandonProject(draft, project, {
+    kind: 'conflict',
+    message: `cancelled by ${actorName(draft.actor)}${reason === '' ? '' : `: ${reason}`}, before its change had a number`,
+    remedy: 'ask again',
+  })
   return { ok: true }
 }
 

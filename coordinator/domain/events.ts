@@ -7,7 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
-import type { Actor, Instant, Write } from './state.ts'
+import type { Actor, Instant, Span, Write } from './state.ts'
 
 /** The frames of an agent that the core decides about; pings and proofs stay with the session. */
 export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' }>
@@ -187,9 +187,6 @@ export type Outcome = {
   readonly facts: readonly Fact[]
   readonly reply: Reply
 }
-
-/** Two instants, the end exclusive. */
-export type Span = { readonly start: Instant; readonly end: Instant }
 
 /** The windows and blackouts of the configuration as instants, and how a person writes and reads a time. */
 export type Calendar = {

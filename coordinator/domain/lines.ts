@@ -5,7 +5,7 @@
 import { assert } from './assert.ts'
 import type { Draft } from './draft.ts'
 import type { Order, Project, Target } from './state.ts'
-import { bagOf, changeProject, projectOf, sayOf, targetOf } from './targets.ts'
+import { bagOf, changeProject, dropAsk, projectOf, sayOf, targetOf } from './targets.ts'
 
 export function takeLine(draft: Draft, key: string, order: Order): void {
   const held = draft.get('lines', key)
@@ -36,7 +36,8 @@ export function freeLine(draft: Draft, key: string, target: Target): void {
   for (const project of [...draft.all('projects')]) {
     if (project.id === target.project || project.stop?.code !== 'cluster-busy') continue
     // The line became free just now, so a permission asked for before does not count.
-    changeProject(draft, project.id, { freeSince: draft.at, ask: null })
+    changeProject(draft, project.id, { freeSince: draft.at })
+    dropAsk(draft, project.id)
     draft.touch(project.id)
   }
 }

@@ -9,7 +9,7 @@ import type { Draft } from './draft.ts'
 import { freeLine, noteBag, releaseMachine, touchWaiting } from './lines.ts'
 import { runMsOf } from './schedule.ts'
 import type { Order, Project, Target } from './state.ts'
-import { changeProject, changeTarget, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import { changeProject, changeTarget, dropAsk, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 /** The order of the target's present try, made when there is none yet. */
 export function ensureOrder(draft: Draft, project: Project, target: Target): Order {
@@ -156,11 +156,11 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   const project = changeProject(draft, order.project, {
     active: null,
     freeSince: draft.at,
-    ask: null,
     undecided,
     ...(before.options.soakMinutes > 0 ? { soakFrom: draft.at } : {}),
     ...(hasPassed ? { runMsMax: Math.max(before.runMsMax ?? 0, runMsOf(ended, draft.at)) } : {}),
   })
+  dropAsk(draft, project.id)
   sayOrder(draft, project, order, {
     fact: failed ? 'orderFailed' : 'orderSucceeded',
     ...(failed && ending.cause !== null ? { cause: ending.cause } : {}),
@@ -213,7 +213,8 @@ export function voidOrder(draft: Draft, order: Order, result: Result | null): vo
   }
   draft.put('orders', order.id, { ...order, state: 'voided', endedAt: draft.at, result, revoking: false })
   changeTarget(draft, target, { state: 'cancelled', endedAt: draft.at, message: 'called back before it began' })
-  const after = changeProject(draft, order.project, { active: null, freeSince: draft.at, ask: null })
+  const after = changeProject(draft, order.project, { active: null, freeSince: draft.at })
+  dropAsk(draft, order.project)
   sayOrder(draft, after, order, { fact: 'orderVoided' })
   releaseMachine(draft, target, {})
   freeLine(draft, `project:${order.project}`, target)

@@ -3,11 +3,10 @@
  * after it, and in which window. Read from the line here, kept with the project, and shown to whoever approves.
  */
 import type { Refusal } from '../../protocol/errors.ts'
-import type { Calendar, Span } from './events.ts'
+import type { Calendar } from './events.ts'
+import type { Share, Span } from './state.ts'
 import { type Key, type Values, type Word, badValue, missing } from './words.ts'
 
-/** A number of machines, or a share of all of them. */
-export type Share = { readonly value: number; readonly unit: 'machines' | 'percent' }
 export type Pace = {
   /** Cumulative shares of all machines, each the end of a phase; none for a single phase. */
   readonly phases: readonly Share[]

@@ -14,7 +14,8 @@ import { parseRequest } from './request.ts'
 import { clusterOf, impedimentOf, maySkip, selectMachines } from './selection.ts'
 import type { Actor, Machine, Project, Query, Request, Target } from './state.ts'
 import { placeKey } from './state.ts'
-import { NO_COUNTS, countOf, mustHave, sayOf } from './targets.ts'
+import { NO_COUNTS, countOf, mustHave, sayOf, targetOf } from './targets.ts'
+import { releaseMachine } from './lines.ts'
 
 export { requestQueryPrefix } from './queries.ts'
 
@@ -241,6 +242,19 @@ export function endRequest(draft: Draft, request: Request): void {
   for (const query of queriesOf(draft, request)) draft.retire('queries', query.id, query)
 }
 
+/** No change will be raised for it: the request is refused, and nothing is left of the project. */
+export function abandonProject(draft: Draft, project: Project, refusal: Refusal): void {
+  for (let index = 0; index < project.targets; index += 1) {
+    releaseMachine(draft, targetOf(draft, project.id, index), {})
+    draft.remove('targets', placeKey(project.id, index))
+  }
+  for (let index = 0; index < project.bags; index += 1) draft.remove('bags', placeKey(project.id, index))
+  draft.remove('projects', project.id)
+  const request = mustHave(draft.get('requests', project.request), `request ${project.request}`)
+  endRequest(draft, { ...request, state: 'refused', project: null, refusals: [refusal] })
+  draft.say({ fact: 'requestRefused', request: project.request, reason: refusal.message })
+}
+
 type Place = {
   readonly machine: Machine
   readonly name: string
@@ -316,7 +330,6 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
     checksOpen: 0,
     active: null,
     freeSince: draft.at,
-    ask: null,
     undecided: [],
     denied: null,
     paused: null,

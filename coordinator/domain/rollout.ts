@@ -17,7 +17,17 @@ import type { Order, Project, Target } from './state.ts'
 import { placeKey } from './state.ts'
 import { expectedMs, shutNow, windowShut } from './schedule.ts'
 import { because, blockerOf, failuresStop, gateBlocker, nextTarget, setStop, stopsOf } from './stops.ts'
-import { bagOf, changeProject, changeTarget, hasEnded, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import {
+  bagOf,
+  changeProject,
+  changeTarget,
+  hasEnded,
+  mustHave,
+  projectOf,
+  sayOf,
+  targetOf,
+  dropAsk,
+} from './targets.ts'
 
 /** Looks at every project that the event touched, until none is left. */
 export function advanceTouched(draft: Draft): void {
@@ -44,7 +54,7 @@ function advance(draft: Draft, id: string): void {
   setStop(draft, project, blocker)
   if (blocker?.code === 'window') changeProject(draft, id, { wasShut: true })
   project = projectOf(draft, id)
-  if (blocker === null && isReadyToAsk(project)) askPermission(draft, project)
+  if (blocker === null && isReadyToAsk(draft, project)) askPermission(draft, project)
 }
 
 /** The window of the request or of the configuration is open again; that of the change only its provider opens. */
@@ -100,11 +110,11 @@ function openPhase(draft: Draft, project: Project, target: Target): void {
   sayOf(draft, project, { fact: 'phaseOpened', machine: target.name, text: `phase ${bag.phase}` })
 }
 
-function isReadyToAsk(project: Project): boolean {
+function isReadyToAsk(draft: Draft, project: Project): boolean {
   return (
     project.state === 'open' &&
     project.active === null &&
-    project.ask === null &&
+    draft.get('asks', project.id) === undefined &&
     !failuresStop(project) &&
     project.cancelling === null
   )
@@ -113,16 +123,16 @@ function isReadyToAsk(project: Project): boolean {
 export function askPermission(draft: Draft, project: Project): void {
   if (project.change === null) return
   const ask = { id: draft.tools.newId(), at: draft.at }
-  changeProject(draft, project.id, { ask })
+  draft.put('asks', project.id, ask)
   draft.send({ to: 'change', call: { call: 'permission', project: project.id, change: project.change, ask: ask.id } })
 }
 
 /** The provider's answer to the project's ask: grants the next order in this very turn, or says why not. */
 export function usePermission(draft: Draft, id: string, ask: string, permission: Permission): void {
   const project = projectOf(draft, id)
-  if (project.ask === null || project.ask.id !== ask) return
-  const { ask: asked } = project
-  changeProject(draft, id, { ask: null })
+  const asked = draft.get('asks', id)
+  if (asked?.id !== ask) return
+  dropAsk(draft, id)
   const age = draft.at - Math.min(asked.at, permission.readAt)
   if (
     Math.min(asked.at, permission.readAt) < project.freeSince ||
@@ -133,7 +143,7 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
     return
   }
   const denied = denialOf(draft, project, permission)
-  changeProject(draft, id, { denied })
+  setDenied(draft, id, denied)
   if (denied !== null) {
     draft.touch(id)
     return
@@ -155,6 +165,13 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
     return
   }
   grant(draft, now, target)
+}
+
+/** The same denial again writes nothing. */
+export function setDenied(draft: Draft, id: string, denied: Project['denied']): void {
+  const before = projectOf(draft, id).denied
+  const isSame = before?.code === denied?.code && before?.reason === denied?.reason && before?.until === denied?.until
+  if (!isSame) changeProject(draft, id, { denied })
 }
 
 /** Why this permission permits nothing now. Any doubt denies. */
@@ -215,7 +232,7 @@ function grant(draft: Draft, project: Project, target: Target): void {
   changeProject(draft, project.id, { active: order.id })
   setStop(draft, projectOf(draft, project.id), null)
   // Whoever is asking for the same cluster now asks too early: it must ask again when this order has ended.
-  for (const other of draft.all('projects')) if (other.ask !== null) draft.touch(other.id)
+  for (const other of draft.all('projects')) if (draft.get('asks', other.id) !== undefined) draft.touch(other.id)
   sayOf(draft, project, {
     fact: 'orderGranted',
     machine: target.name,
@@ -267,7 +284,6 @@ export function closeProject(draft: Draft, project: Project): void {
     state: 'closed',
     outcome,
     stop: null,
-    ask: null,
     closedAt: draft.at,
     closeNotes: notes,
   }
@@ -287,6 +303,7 @@ export function closeProject(draft: Draft, project: Project): void {
   for (let index = 0; index < project.bags; index += 1)
     draft.retire('bags', placeKey(project.id, index), bagOf(draft, project.id, index))
   dropChecks(draft, project.id)
+  dropAsk(draft, project.id)
   draft.retire('projects', project.id, closed)
   if (project.change !== null) {
     draft.retire('changes', project.change, { project: project.id })

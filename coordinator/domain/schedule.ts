@@ -4,8 +4,8 @@
  * is never ended by any of this. Called by stops.ts and, for the change's window, by rollout.ts. Keeps WIN-2.
  */
 import { type Draft } from './draft.ts'
-import type { Calendar, Settings, Span } from './events.ts'
-import type { Instant, Order, Project } from './state.ts'
+import type { Calendar, Settings } from './events.ts'
+import type { Instant, Order, Project, Span } from './state.ts'
 import { duration } from './time-text.ts'
 
 /** Why nothing may be granted now, and when that ends; null when it is over for good. */

@@ -8,8 +8,6 @@ import type { Cause, Result, Step } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
 import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
 import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
-import type { Span } from './events.ts'
-import type { Share } from './pace.ts'
 
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number
@@ -77,6 +75,11 @@ export type Enrolment = {
   readonly usedAt: Instant | null
   readonly revokedAt: Instant | null
 }
+
+/** Two instants, the end exclusive. */
+export type Span = { readonly start: Instant; readonly end: Instant }
+/** A number of machines, or a share of all of them. */
+export type Share = { readonly value: number; readonly unit: 'machines' | 'percent' }
 
 export type RequestOptions = {
   readonly outageMinutes: number
@@ -196,8 +199,6 @@ export type Project = {
   readonly active: string | null
   /** When the line last became free: a permission asked for before that grants nothing. */
   readonly freeSince: Instant
-  /** The permission that was asked for and not answered yet. */
-  readonly ask: { readonly id: string; readonly at: Instant } | null
   /** The places of machines that failed and have not been decided about. */
   readonly undecided: readonly number[]
   /** Why the provider's last answer did not permit a grant; null when it did or was not asked. */
@@ -330,6 +331,9 @@ export type LocalChange = {
   readonly notes: readonly string[]
 }
 
+/** The permission that a project has asked for and that is not answered yet. In memory only: a restart asks anew. */
+export type PendingAsk = { readonly id: string; readonly at: Instant }
+
 export type Tables = {
   readonly instance: Instance
   readonly machines: Machine
@@ -342,6 +346,8 @@ export type Tables = {
   readonly requestKeys: { readonly request: string }
   readonly queries: Query
   readonly projects: Project
+  /** By project. */
+  readonly asks: PendingAsk
   readonly changes: { readonly project: string }
   readonly bags: Bag
   readonly targets: Target
@@ -365,6 +371,7 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   requestKeys: { stored: true, inView: true },
   queries: { stored: true, inView: true },
   projects: { stored: true, inView: true },
+  asks: { stored: false, inView: true },
   changes: { stored: true, inView: true },
   bags: { stored: true, inView: true },
   targets: { stored: true, inView: true },

@@ -9,7 +9,7 @@ import { shortList } from './selection.ts'
 import { touchWaiting } from './lines.ts'
 import { shutNow } from './schedule.ts'
 import type { Instant, Line, Project, Target } from './state.ts'
-import { bagOf, changeProject, projectOf, sayOf, targetOf } from './targets.ts'
+import { bagOf, changeProject, dropAsk, projectOf, sayOf, targetOf } from './targets.ts'
 
 /** The first target that still has to be granted, from the cursor on. */
 export function nextTarget(draft: Draft, project: Project): Target | null {
@@ -219,7 +219,8 @@ export function setStop(draft: Draft, project: Project, blocker: Blocker | null)
   )
     return
   // The ask was made for a line that was free of stops; an answer to it must grant nothing now.
-  changeProject(draft, project.id, { stop, ask: isWaitForProvider(blocker.code) ? project.ask : null })
+  changeProject(draft, project.id, { stop })
+  if (!isWaitForProvider(blocker.code)) dropAsk(draft, project.id)
   touchWaiting(draft, project.id)
   sayOf(draft, project, {
     fact: 'stopSet',

@@ -437,11 +437,14 @@ function wrongGrant(world: World, change: string, fields: Partial<Project>): () 
   const { view } = world.driver()
   const at = world.driver().now()
   const real = must(view.get('projects', world.project(change).id))
-  const seen: Project = { ...real, ask: { id: 'a', at }, stop: null, ...fields }
+  const seen: Project = { ...real, stop: null, ...fields }
+  const rows = new Map<string, unknown>([
+    [`projects ${real.id}`, seen],
+    [`asks ${real.id}`, { id: 'a', at }],
+  ])
   const wrong: typeof view = {
     ...view,
-    get: ((table: never, key: never) =>
-      key === real.id && table === 'projects' ? seen : view.get(table, key)) as typeof view.get,
+    get: ((table: 'projects', key: string) => rows.get(`${table} ${key}`) ?? view.get(table, key)) as typeof view.get,
   }
   const permission = {
     ...{ change, approval: 'approved' as const, by: 'bo', reason: null, digest: real.digest },

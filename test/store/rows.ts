@@ -90,7 +90,6 @@ export const project = (name: string, more: Partial<Project> = {}): Project => (
   freeSince: T0,
   checkRound: 0,
   denied: null,
-  ask: null,
   undecided: [],
   paused: null,
   cancelling: null,
