@@ -19,7 +19,8 @@ import type {
   Settings,
 } from '../../coordinator/domain/events.ts'
 import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
-import type { Actor, Instance, Order, Project, Target } from '../../coordinator/domain/state.ts'
+import type { Actor, Instance, Order, Project, Target, Write } from '../../coordinator/domain/state.ts'
+import type { step } from '../../coordinator/domain/step.ts'
 import { type Driver, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
 import type { AgentSend, Clock, Log, Store } from '../../coordinator/ports.ts'
@@ -72,6 +73,10 @@ export type WorldOptions = {
   readonly schedule?: Partial<Settings['schedule']>
   /** Where the numbers of changes and tasks begin. */
   readonly instance?: Partial<Instance>
+  /** What is in the store before the coordinator first starts, beside the instance. */
+  readonly given?: readonly Write[]
+  /** The core's step, for a test that looks into it. */
+  readonly core?: typeof step
   /** Machines that never connect. */
   readonly offline?: readonly string[]
 }
@@ -152,6 +157,7 @@ function createCore(options: WorldOptions) {
       tools,
       settings,
       log: QUIET,
+      ...(options.core === undefined ? {} : { core: options.core }),
       outbound: { toAgent, toChange },
       local: { isLocal, step: (view, envelope, given) => answered(localStep(view, envelope, given), provider) },
       onFatal: (error) => fatal.push(error),
@@ -341,7 +347,7 @@ function answered(outcome: ReturnType<typeof localStep>, provider: Provider): Re
 }
 
 async function seed(disk: ReturnType<typeof createMemoryDisk>, options: WorldOptions): Promise<void> {
-  if (options.instance === undefined) return
+  if (options.instance === undefined && options.given === undefined) return
   const store = openMemoryStore(disk)
   const row: FeedRow = { rev: 1, at: START, actor: 'smith', facts: [] }
   const instance: Instance = { frozen: null, fence: 0, change: 0, task: 0, ...options.instance }
@@ -350,7 +356,7 @@ async function seed(disk: ReturnType<typeof createMemoryDisk>, options: WorldOpt
     at: START,
     actor: 'smith',
     row,
-    writes: [{ table: 'instance', key: 'instance', row: instance, live: true }],
+    writes: [{ table: 'instance', key: 'instance', row: instance, live: true }, ...(options.given ?? [])],
     logs: [],
   })
   store.close()
