@@ -143,9 +143,10 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   }
   for (const project of view.all('projects')) {
     if (project.state === 'raising') consider(at + limits.permissionRetryMs)
-    if (project.stop?.kind === 'waiting' && project.stop.until !== null) consider(project.stop.until)
-    else if (project.stop?.kind === 'waiting')
-      consider(Math.max(project.stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
+    const { stop } = project
+    // When its time has come and it stands all the same, something else is waited for too.
+    if (stop?.kind === 'waiting' && stop.until !== null && stop.until > at) consider(stop.until)
+    else if (stop?.kind === 'waiting') consider(Math.max(stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
     const ask = view.get('asks', project.id)
     if (ask !== undefined)
       consider(ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))

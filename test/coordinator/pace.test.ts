@@ -409,6 +409,30 @@ t.test('[WIN-2] a window of the change is one more, and says when it opens', asy
   t.equal(granted(world, [W1]), 1)
 })
 
+t.test(
+  '[WIN-2] a provider that falls silent when its window opens is asked at its intervals, not without end',
+  async (t) => {
+    let ticks = 0
+    const core: typeof step = (view, envelope, tools) => {
+      if (envelope.event.type === 'tick') ticks += 1
+      return step(view, envelope, tools)
+    }
+    const world = await createWorld({ machines: [W1], core })
+    const change = await world.ask(`prod machines: ${W1} outage:0`)
+    const start = world.driver().now() + HOUR
+    world.provider.answer = (permission) => ({ ...permission, window: { start, end: start + HOUR } })
+    await world.approve(change)
+    await world.later(HOUR - 5000)
+    world.provider.isUp = false
+    ticks = 0
+    await world.later(60_000)
+    t.ok(ticks < 30, `${ticks} ticks in a minute`)
+    world.provider.isUp = true
+    await world.later(30_000)
+    t.equal(granted(world, [W1]), 1)
+  },
+)
+
 t.test('[ORD-4] after a crash a project goes on at the machine that failed', async (t) => {
   const world = await createWorld({ machines: [W1, W2, W3] })
   const change = await world.begin(`prod machines: ${W}-* outage:0`)
