@@ -159,7 +159,7 @@ t.test('[STA-7] waits: for the soak of a phase, for a window, and for none that 
 })
 
 t.test(
-  '[STA-12] who has a line, since when, at which step and for whom, is told to those who wait for it',
+  '[STA-13] who has a line, since when, at which step and for whom, is told to those who wait for it',
   async (t) => {
     const world = await createWorld({ machines: workers(2) })
     const first = await world.begin(`prod machines: ${W}-1 outage:0`)

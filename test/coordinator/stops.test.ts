@@ -151,7 +151,7 @@ t.test('[UNK-4] a run that itself can not tell how it ended is for a person to s
 })
 
 t.test(
-  '[UNK-6] what a machine shows when it is back settles its unknown order, or lays it before a person',
+  '[UNK-7] what a machine shows when it is back settles its unknown order, or lays it before a person',
   async (t) => {
     const table = [
       { claimed: false, shown: null, state: 'granted', revoked: true, resolvable: false },
