@@ -176,7 +176,12 @@ function projectRows(driver: Driver, store: Store, change: string): ProjectRows 
   const past = store.get('changes', change)
   const project = past === undefined ? undefined : store.get('projects', past.project)
   if (project === undefined) return undefined
-  return { project, bags: store.list('bags', `${project.id}/`), targets: store.list('targets', `${project.id}/`) }
+  return {
+    project,
+    bags: store.list('bags', `${project.id}/`),
+    targets: store.list('targets', `${project.id}/`),
+    holder: null,
+  }
 }
 
 async function backup(ports: CoordinatorPorts, path: string, passphrase: string) {

@@ -5,6 +5,7 @@
 import { isAbsolute } from 'node:path'
 import { RE2JS } from 're2js'
 import * as v from 'valibot'
+import { isTimezone, ruleProblem } from './calendar.ts'
 
 /** One key. `fallback: undefined` means that it must be given. */
 export type Field<Value> = {
@@ -116,6 +117,36 @@ export const CLUSTERS = {
     [] as readonly string[],
   ),
 }
+const rules = (about: string) =>
+  field(
+    about,
+    'a list of "CRON for DURATION" ("0 22 * * 1-5 for 6h") or "START/END" ("2026-12-24T00:00/2027-01-02T00:00")',
+    v.pipe(
+      v.array(
+        v.pipe(
+          v.string(),
+          v.check((text) => ruleProblem(text) === null),
+        ),
+      ),
+      v.readonly(),
+    ),
+    [] as readonly string[],
+  )
+export const SCHEDULE = {
+  timezone: field(
+    'The time zone in which the rules here and the times of requests are read, and times are shown.',
+    'a time zone such as "UTC" or "Europe/Berlin"',
+    v.pipe(v.string(), v.check(isTimezone)),
+    'UTC',
+  ),
+  windows: rules('When machines may be granted; none means always. A run that has begun is never ended by it.'),
+  blackouts: rules('When no machine is granted, whatever the windows say.'),
+  run_expected: seconds(
+    'How long a machine is expected to take before one of its project has passed; the declared outage is added. Nothing is granted that would not end within the window.',
+    900,
+    { min: 1, max: 86_400 },
+  ),
+}
 export const LIMITS = {
   machines_per_request: whole('Machines that one request may name.', 1000, { min: 1, max: 100_000 }),
   plans_in_parallel: whole('Machines that plan at the same time.', 32, { min: 1, max: 10_000 }),
@@ -174,6 +205,7 @@ export const SECTIONS: { readonly [section: string]: Section } = {
   '': TOP,
   change: CHANGE,
   clusters: CLUSTERS,
+  schedule: SCHEDULE,
   limits: LIMITS,
 }
 

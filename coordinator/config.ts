@@ -15,6 +15,7 @@ import {
   LISTEN_PATTERN,
   REGIONS,
   REGIONS_DEFAULT,
+  SCHEDULE,
   SECTIONS,
   type Section,
   TOP,
@@ -86,6 +87,7 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   const top = reader.section('', TOP, document)
   const change = reader.section('change', CHANGE, document)
   const clusters = reader.section('clusters', CLUSTERS, document)
+  const schedule = reader.section('schedule', SCHEDULE, document)
   const limits = reader.section('limits', LIMITS, document)
   const { regions } = reader.regions(document)
   if (limits !== null && limits.dead < 2 * limits.ping) {
@@ -100,25 +102,27 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
     top === null ||
     change === null ||
     clusters === null ||
+    schedule === null ||
     limits === null ||
     regions === null
   ) {
     return { ok: false, refusals: reader.refusals }
   }
-  return { ok: true, config: configOf({ top, change, clusters, limits, regions }) }
+  return { ok: true, config: configOf({ top, change, clusters, schedule, limits, regions }) }
 }
 
 type Values = {
   readonly top: ValuesOf<typeof TOP>
   readonly change: ValuesOf<typeof CHANGE>
   readonly clusters: ValuesOf<typeof CLUSTERS>
+  readonly schedule: ValuesOf<typeof SCHEDULE>
   readonly limits: ValuesOf<typeof LIMITS>
   readonly regions: Readonly<Record<string, string>>
 }
 
 const ms = (value: number) => Math.round(value * 1000)
 
-function configOf({ top, change, clusters, limits, regions }: Values): CoordinatorConfig {
+function configOf({ top, change, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
   const [, bracketed, host] = LISTEN_PATTERN.exec(top.listen) ?? []
   return {
     settings: {
@@ -131,6 +135,12 @@ function configOf({ top, change, clusters, limits, regions }: Values): Coordinat
       approval: {
         requesterMayApprove: change.requester_may_approve,
         localAdminMayApprove: change.local_admin_may_approve,
+      },
+      schedule: {
+        timezone: schedule.timezone,
+        windows: schedule.windows,
+        blackouts: schedule.blackouts,
+        runMsExpected: ms(schedule.run_expected),
       },
       limits: {
         machinesPerRequestMax: limits.machines_per_request,

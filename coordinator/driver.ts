@@ -167,7 +167,7 @@ class Loop {
     const core = ports.core ?? step
     const run = ports.local?.isLocal(waiting.event) === true ? ports.local.step : core
     const outcome = run(view, envelope, ports.tools)
-    checkWrites(view, outcome.writes)
+    checkWrites(view, outcome.writes, ports.tools.calendar)
     const row = await this.#commit(envelope, outcome)
     this.#apply(outcome.writes)
     this.#send(outcome.sends)

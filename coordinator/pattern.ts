@@ -1,9 +1,10 @@
 /**
- * The tools of the core that are not pure by themselves: ids, hashes, and patterns. Patterns are matched by RE2,
+ * The tools of the core that are not pure by themselves: ids, hashes, patterns and the calendar. Patterns are matched by RE2,
  * whose time is linear in its input, so that no request can make the coordinator stand still.
  */
 import { createHash } from 'node:crypto'
 import { RE2JS } from 're2js'
+import { createCalendar } from './calendar.ts'
 import type { Settings, Tools } from './domain/events.ts'
 import type { Random } from './ports.ts'
 
@@ -32,6 +33,7 @@ export function createTools(settings: Settings, random: Random): Tools {
       }
       return null
     },
+    calendar: createCalendar(settings.schedule),
     settings,
   }
 }

@@ -24,6 +24,7 @@ export const FACTS = [
   'changeClosed',
   'taskMoved',
   'driftFound',
+  'phaseOpened',
   'orderOffered',
   'orderReady',
   'orderGranted',

@@ -44,6 +44,8 @@ export const planViewSchema = v.strictObject({
     }),
   ),
   skipped: v.array(v.strictObject({ name: v.string(), reason: v.string() })),
+  /** How the project will go: its phases, what follows a failure, its window. Empty for what goes without saying. */
+  terms: v.array(v.string()),
 })
 export type PlanView = v.InferOutput<typeof planViewSchema>
 export const requestViewSchema = v.strictObject({

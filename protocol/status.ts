@@ -30,6 +30,7 @@ export const STOP_REASONS = [
   'paused',
   'approval',
   'window',
+  'soak',
   'change-on-hold',
   'change-provider',
   'cluster-busy',
@@ -44,6 +45,8 @@ export const stopSchema = v.strictObject({
   since: instantSchema,
   lift: shortTextSchema,
   machine: v.nullable(shortTextSchema),
+  /** When a waiting lifts itself, where that is known. */
+  until: v.nullable(instantSchema),
 })
 export type Stop = v.InferOutput<typeof stopSchema>
 
@@ -66,6 +69,20 @@ export const machineStatusSchema = v.strictObject({
 })
 export type MachineStatus = v.InferOutput<typeof machineStatusSchema>
 
+/** Who has the line on which the project stands: its own machine at work, or the one that it waits for. */
+export const holderSchema = v.strictObject({
+  line: shortTextSchema,
+  change: v.nullable(shortTextSchema),
+  requester: shortTextSchema,
+  machine: shortTextSchema,
+  order: shortTextSchema,
+  state: v.picklist(MACHINE_STATES),
+  since: instantSchema,
+  step: v.nullable(v.picklist(STEPS)),
+  stepAt: v.nullable(instantSchema),
+})
+export type Holder = v.InferOutput<typeof holderSchema>
+
 export const statusSchema = v.strictObject({
   change: v.nullable(shortTextSchema),
   instance: shortTextSchema,
@@ -76,6 +93,7 @@ export const statusSchema = v.strictObject({
   approvedBy: v.nullable(shortTextSchema),
   state: stateSchema,
   stop: v.nullable(stopSchema),
+  holder: v.nullable(holderSchema),
   digest: v.string(),
   createdAt: instantSchema,
   closedAt: v.nullable(instantSchema),

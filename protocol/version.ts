@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'f588803bb16a4ceea1cab856f2e0a59c6ba91d01d76cb66f86c21c7801175920',
+    hash: 'dd4cce9df6b68b804e8808e41a84b3851dc89a39324ac478c65105adc1a7229e',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

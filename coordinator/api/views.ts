@@ -5,6 +5,7 @@
 import type { RunRecord } from '../../protocol/files.ts'
 import type { LogPage, MachineView, OrderView, PlanView, ProjectList, RequestView } from '../../protocol/http.ts'
 import { compareNaturally } from '../../protocol/natural-order.ts'
+import { termsOf } from '../domain/pace.ts'
 import { requestQueryPrefix } from '../domain/planning.ts'
 import { instanceOf } from '../domain/draft.ts'
 import { clusterOf, machineNamed, regionOfMachine } from '../domain/selection.ts'
@@ -126,6 +127,7 @@ export function planView(ports: ApiPorts, project: Project): PlanView {
     skipped: targets
       .filter((target) => target.planHash === '')
       .map((target) => ({ name: target.name, reason: target.reason ?? '' })),
+    terms: termsOf(project.options, ports.tools.calendar),
   }
 }
 

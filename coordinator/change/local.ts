@@ -87,7 +87,7 @@ function newChange(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): 
     state: 'open',
     closeCode: null,
     closeNotes: null,
-    notes: call.warnings,
+    notes: [...call.terms, ...call.warnings],
   }
   draft.put('localChanges', number, change)
   return change
@@ -199,15 +199,10 @@ function personOf(actor: Actor): string {
 export function unfinishedClosings(view: View): ChangeCall[] {
   return [...view.all('localChanges')].flatMap((change) => {
     const project = view.get('projects', change.project) ?? view.archived('projects', change.project)
-    if (project?.state !== 'closed') return []
-    return [
-      {
-        call: 'close' as const,
-        project: project.id,
-        change: change.number,
-        code: closeCodeOf(project),
-        notes: project.closeNotes ?? '',
-      },
-    ]
+    if (project !== undefined && project.state !== 'closed') return []
+    // Without a project its request was cancelled before it had a number.
+    const code = project === undefined ? ('unsuccessful' as const) : closeCodeOf(project)
+    const notes = project?.closeNotes ?? ''
+    return [{ call: 'close' as const, project: change.project, change: change.number, code, notes }]
   })
 }

@@ -2,7 +2,7 @@
  * What every verb gets: the options that all share, the streams with their colours, and the coordinator that is
  * meant. Made in program.ts after the arguments were read. Verbs write through `out` and `note` only.
  */
-import { CHANGE_PATTERN, MACHINE_NAME_PATTERN } from '../../protocol/ids.ts'
+import { CHANGE_PATTERN, ID_PATTERN, MACHINE_NAME_PATTERN } from '../../protocol/ids.ts'
 import { type Client, createClient } from './client.ts'
 import { type Choice, oneTarget, targetsOf } from './config.ts'
 import { type Paint, type ShownRefusal, refusalLines, usageError } from './failure.ts'
@@ -72,6 +72,11 @@ export function changeArgument(text: string): string {
   const change = text.toUpperCase()
   if (CHANGE_PATTERN.test(change)) return change
   throw usageError(`${text} is no change`, 'A change is CHG and seven digits; list them with: smith status')
+}
+
+/** A change, or the id of the request of one that has no number yet. */
+export function changeOrRequestArgument(text: string): string {
+  return ID_PATTERN.test(text) ? text : changeArgument(text)
 }
 
 export function machineArgument(text: string): string {

@@ -15,6 +15,7 @@ export function planLines(view: PlanView, paint: Paint): string[] {
   const lines = [
     `Build ${visible(view.build)} in ${visible(view.region)}, ${countText(view.machines.length, 'machine')}${view.machines.length > 1 ? ', one after another' : ''}:`,
   ]
+  for (const term of view.terms) lines.push(`  ${visible(term)}`)
   view.machines.forEach((entry, index) => {
     lines.push('', ...machineLines(entry, index + 1, firstWith.get(entry.planHash), paint))
     if (!firstWith.has(entry.planHash)) firstWith.set(entry.planHash, entry.name)

@@ -6,20 +6,20 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { cancelUnstarted } from './commands.ts'
 import type { Draft } from './draft.ts'
 import type { Event, Permission, Reply } from './events.ts'
-import { actorName, endRequest } from './planning.ts'
+import { abandonProject, actorName, endRequest } from './planning.ts'
 import { checkAgain } from './queries.ts'
-import { releaseMachine } from './lines.ts'
-import { approvalLost, usePermission } from './rollout.ts'
+import { approvalLost, setDenied, usePermission } from './rollout.ts'
 import type { Project } from './state.ts'
 import { placeKey } from './state.ts'
-import { bagOf, changeProject, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import { bagOf, changeProject, dropAsk, mustHave, sayOf } from './targets.ts'
 
 const DONE: Reply = { ok: true }
 
 /** raising -> pending: the project bears the change's number from here on. */
 export function takeChange(draft: Draft, event: Extract<Event, { type: 'changeRaised' }>): Reply {
   const project = draft.get('projects', event.project)
-  if (project === undefined || project.state !== 'raising') return DONE
+  if (project === undefined) return closeUnwanted(draft, event)
+  if (project.state !== 'raising') return DONE
   draft.put('changes', event.change, { project: project.id })
   for (let index = 0; index < project.bags; index += 1) {
     const bag = bagOf(draft, project.id, index)
@@ -37,19 +37,18 @@ export function takeChange(draft: Draft, event: Extract<Event, { type: 'changeRa
   return DONE
 }
 
-/** The provider will not raise this change: the request is refused, and nothing is left of the project. */
+/** It was raised for a request that was cancelled meanwhile: nobody knows its number, so it is closed at once. */
+function closeUnwanted(draft: Draft, { project, change }: Extract<Event, { type: 'changeRaised' }>): Reply {
+  if (draft.archived('projects', project) !== undefined) return DONE
+  const notes = 'the request was cancelled before its change had a number'
+  draft.send({ to: 'change', call: { call: 'close', project, change, code: 'unsuccessful', notes } })
+  return DONE
+}
+
+/** The provider will not raise this change. */
 export function refuseChange(draft: Draft, project: string, refusal: Refusal): Reply {
   const row = draft.get('projects', project)
-  if (row === undefined || row.state !== 'raising') return DONE
-  for (let index = 0; index < row.targets; index += 1) {
-    releaseMachine(draft, targetOf(draft, project, index), {})
-    draft.remove('targets', placeKey(project, index))
-  }
-  for (let index = 0; index < row.bags; index += 1) draft.remove('bags', placeKey(project, index))
-  draft.remove('projects', project)
-  const request = mustHave(draft.get('requests', row.request), `request ${row.request}`)
-  endRequest(draft, { ...request, state: 'refused', project: null, refusals: [refusal] })
-  draft.say({ fact: 'requestRefused', request: row.request, reason: refusal.message })
+  if (row?.state === 'raising') abandonProject(draft, row, refusal)
   return DONE
 }
 
@@ -58,13 +57,13 @@ export function takePermission(draft: Draft, event: Extract<Event, { type: 'perm
   const project = draft.get('projects', event.project)
   if (project === undefined || project.change !== event.permission.change) return DONE
   // An answer that is no longer waited for may be older than what is known: it can only deny.
-  const isLate = event.ask !== null && project.ask?.id !== event.ask
+  const isLate = event.ask !== null && draft.get('asks', project.id)?.id !== event.ask
   if (isLate && event.permission.approval === 'approved') return DONE
   takeNews(draft, project, event.permission)
   const now = draft.get('projects', event.project)
   if (now !== undefined && event.ask !== null) {
     if (now.state === 'open') usePermission(draft, now.id, event.ask, event.permission)
-    else if (now.ask?.id === event.ask) changeProject(draft, now.id, { ask: null })
+    else if (draft.get('asks', now.id)?.id === event.ask) dropAsk(draft, now.id)
   }
   draft.touch(event.project)
   return DONE
@@ -90,16 +89,17 @@ function takeNews(draft: Draft, project: Project, permission: Permission): void 
   if (project.approval === null) return
   const without = changeProject(draft, project.id, {
     approval: null,
-    ask: null,
     denied: { code: 'approval', reason: lost },
   })
+  dropAsk(draft, project.id)
   sayOf(draft, without, { fact: 'changeWithdrawn', reason: lost })
 }
 
 /** Rejected before anything ran: the project is over. */
 function cancelRefused(draft: Draft, project: Project, permission: Permission, reason: string): void {
   const by = permission.by ?? actorName(draft.actor)
-  const cancelled = changeProject(draft, project.id, { cancelling: { by, at: draft.at, reason }, ask: null })
+  const cancelled = changeProject(draft, project.id, { cancelling: { by, at: draft.at, reason } })
+  dropAsk(draft, project.id)
   sayOf(draft, cancelled, { fact: 'changeRejected', reason })
   cancelUnstarted(draft, cancelled, reason)
 }
@@ -107,15 +107,13 @@ function cancelRefused(draft: Draft, project: Project, permission: Permission, r
 /** The provider did not answer: that denies, and is asked again a little later. */
 export function takeFailure(draft: Draft, event: Extract<Event, { type: 'providerFailed' }>): Reply {
   const project = draft.get('projects', event.project)
-  if (project === undefined || event.ask === null || project.ask?.id !== event.ask) return DONE
+  if (project === undefined || event.ask === null || draft.get('asks', project.id)?.id !== event.ask) return DONE
   denyForProvider(draft, project, event.reason)
   return DONE
 }
 
 export function denyForProvider(draft: Draft, project: Project, reason: string): void {
-  changeProject(draft, project.id, {
-    ask: null,
-    ...(projectOf(draft, project.id).state === 'open' ? { denied: { code: 'change-provider' as const, reason } } : {}),
-  })
+  dropAsk(draft, project.id)
+  if (project.state === 'open') setDenied(draft, project.id, { code: 'change-provider', reason })
   draft.touch(project.id)
 }

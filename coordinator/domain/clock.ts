@@ -12,7 +12,7 @@ import { isActive, loseOrder } from './order.ts'
 import { raiseChange, reopenRequest, askNext } from './planning.ts'
 import { askPermission } from './rollout.ts'
 import type { Instant, Order, Project, Query } from './state.ts'
-import { changeProject } from './targets.ts'
+import { dropAsk } from './targets.ts'
 
 /** After a start nobody is connected: whoever is in the works is silent from now on. */
 export function open(draft: Draft): void {
@@ -25,7 +25,6 @@ export function open(draft: Draft): void {
     if (query.purpose === 'check') refuseQuery(draft, query, interrupted(query))
   }
   for (const project of [...draft.all('projects')]) {
-    changeProject(draft, project.id, { ask: null })
     draft.touch(project.id)
   }
   tick(draft)
@@ -49,9 +48,14 @@ export function tick(draft: Draft): void {
   for (const project of [...draft.all('projects')]) {
     if (project.state === 'raising') raiseChange(draft, project)
     watchAsk(draft, project)
-    if (project.stop !== null && project.stop.kind === 'waiting' && draft.at - project.stop.since >= limits.waitMsMax)
+    const { stop } = project
+    if (stop?.kind === 'waiting' && (draft.at - stop.since >= limits.waitMsMax || isDue(stop.until, draft.at)))
       draft.touch(project.id)
   }
+}
+
+function isDue(until: Instant | null, at: Instant): boolean {
+  return until !== null && until <= at
 }
 
 function endOverdueQuery(draft: Draft, query: Query): void {
@@ -130,11 +134,12 @@ function silenceEnd(view: View, settings: Settings, order: Order): Instant | nul
 function watchAsk(draft: Draft, project: Project): void {
   const { limits } = draft.tools.settings
   if (project.state === 'closed' || project.state === 'raising') return
-  if (project.ask !== null) {
+  const ask = draft.get('asks', project.id)
+  if (ask !== undefined) {
     const patience = project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax
-    if (draft.at - project.ask.at < patience) return
+    if (draft.at - ask.at < patience) return
     if (project.state === 'open') denyForProvider(draft, project, 'the change provider does not answer')
-    else changeProject(draft, project.id, { ask: null })
+    else dropAsk(draft, project.id)
     return
   }
   if (project.state === 'pending' || project.approval === null) askPermission(draft, project)
@@ -159,10 +164,13 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   }
   for (const project of view.all('projects')) {
     if (project.state === 'raising') consider(at + limits.permissionRetryMs)
-    if (project.stop?.kind === 'waiting')
-      consider(Math.max(project.stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
-    if (project.ask !== null)
-      consider(project.ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))
+    const { stop } = project
+    // When its time has come and it stands all the same, something else is waited for too.
+    if (stop?.kind === 'waiting' && stop.until !== null && stop.until > at) consider(stop.until)
+    else if (stop?.kind === 'waiting') consider(Math.max(stop.since + limits.waitMsMax, at + limits.permissionRetryMs))
+    const ask = view.get('asks', project.id)
+    if (ask !== undefined)
+      consider(ask.at + (project.state === 'pending' ? limits.changePollMs : limits.permissionAgeMsMax))
     else if (project.state === 'pending' || project.approval === null) consider(at + limits.changePollMs)
     else if (project.denied !== null && project.active === null) consider(at + limits.permissionRetryMs)
   }

@@ -7,10 +7,20 @@ import { type Draft, instanceOf } from './draft.ts'
 import type { Command, Reply } from './events.ts'
 import { freeLine, noteBag, releaseMachine } from './lines.ts'
 import { endOrder, isActive } from './order.ts'
-import { actorName } from './planning.ts'
+import { abandonProject, actorName } from './planning.ts'
 import { checkAgain, dropChecks } from './queries.ts'
 import type { Order, Project, Target } from './state.ts'
-import { changeProject, changeTarget, isUnstarted, projectOf, sayOf, targetNamed, targetOf } from './targets.ts'
+import { failuresStop } from './stops.ts'
+import {
+  changeProject,
+  changeTarget,
+  dropAsk,
+  isUnstarted,
+  projectOf,
+  sayOf,
+  targetNamed,
+  targetOf,
+} from './targets.ts'
 
 type Steering = Extract<Command, { change: string }>
 
@@ -20,7 +30,9 @@ export function openProject(
   change: string,
 ): { readonly project: Project } | { readonly refusal: Refusal } {
   const entry = draft.get('changes', change)
-  if (entry !== undefined) return { project: projectOf(draft, entry.project) }
+  // A project whose change has no number yet is known by its request.
+  const id = entry?.project ?? draft.get('requests', change)?.project
+  if (id != null) return { project: projectOf(draft, id) }
   const past = draft.archived('changes', change)
   if (past === undefined) {
     return {
@@ -53,7 +65,7 @@ export function steer(draft: Draft, command: Exclude<Steering, { type: 'decide' 
     case 'pause':
       return pause(draft, project, command.reason)
     case 'resume':
-      return resume(draft, project)
+      return resume(draft, project, command.reason)
     case 'cancel':
       return cancel(draft, project, command.reason)
     case 'retry':
@@ -81,7 +93,7 @@ function decideMachine(
 ): Reply {
   switch (command.type) {
     case 'retry':
-      return retry(draft, project, target)
+      return retry(draft, project, target, command.reason)
     case 'skip':
       return skip(draft, project, target, command.reason)
     case 'resolve':
@@ -96,15 +108,16 @@ function no(refusal: Refusal): Reply {
 function pause(draft: Draft, project: Project, reason: string): Reply {
   if (project.paused !== null) return { ok: true }
   const by = actorName(draft.actor)
-  changeProject(draft, project.id, { paused: { by, at: draft.at, reason }, ask: null })
+  changeProject(draft, project.id, { paused: { by, at: draft.at, reason } })
+  dropAsk(draft, project.id)
   sayOf(draft, project, { fact: 'paused', reason })
   return { ok: true }
 }
 
-function resume(draft: Draft, project: Project): Reply {
+function resume(draft: Draft, project: Project, reason: string): Reply {
   const open = project.undecided.map((index) => targetOf(draft, project.id, index).name)
   const [first] = open
-  if (first !== undefined) {
+  if (first !== undefined && failuresStop(project)) {
     return no({
       kind: 'conflict',
       message: `${open.join(', ')} failed and nobody has decided what becomes of ${open.length === 1 ? 'it' : 'them'}`,
@@ -121,18 +134,21 @@ function resume(draft: Draft, project: Project): Reply {
       remedy: `look at the machine, then: smith resolve ${project.change ?? ''} ${active.name} --as succeeded|failed --reason REASON`,
     })
   }
-  if (project.stop?.code === 'approval' && project.paused === null) {
-    return no({
-      kind: 'conflict',
-      message: project.stop.reason,
-      subject: project.change ?? '',
-      remedy: project.stop.lift,
-    })
-  }
-  // A hold that began as a wait is lifted here: it may wait once more.
-  changeProject(draft, project.id, { paused: null, stop: null, denied: lostApproval(project), ask: null })
-  sayOf(draft, project, { fact: 'resumed' })
+  const { stop } = project
+  const isBeyond = stop !== null && ['approval', 'window', 'failed', 'drift'].includes(stop.code)
+  if (stop?.kind === 'hold' && isBeyond && project.paused === null)
+    return no({ kind: 'conflict', message: stop.reason, subject: project.change ?? '', remedy: stop.lift })
+  // A hold that began as a wait is lifted here: it may wait once more. A soak that a person has seen enough of is over.
+  const soakFrom = stop?.code === 'soak' ? null : project.soakFrom
+  changeProject(draft, project.id, { paused: null, stop: null, soakFrom, denied: lostApproval(project) })
+  dropAsk(draft, project.id)
+  sayOf(draft, project, { fact: 'resumed', ...reasonOf(reason) })
   return { ok: true }
+}
+
+/** What a person gave as the reason, for the feed; nothing when they gave none. */
+function reasonOf(reason: string): { readonly reason?: string } {
+  return reason === '' ? {} : { reason }
 }
 
 /** Why there is no approval stays known until there is one. */
@@ -142,15 +158,26 @@ function lostApproval(project: Project): Project['denied'] {
 
 function cancel(draft: Draft, project: Project, reason: string): Reply {
   if (project.cancelling !== null) return { ok: true }
+  if (project.state === 'raising') return cancelRaising(draft, project, reason)
   changeProject(draft, project.id, {
     cancelling: { by: actorName(draft.actor), at: draft.at, reason },
-    ask: null,
     paused: null,
   })
+  dropAsk(draft, project.id)
   sayOf(draft, project, { fact: 'cancelAsked', reason })
   cancelUnstarted(draft, project, reason)
   const active = project.active === null ? undefined : draft.get('orders', project.active)
   if (active !== undefined && !active.claimed) callBack(draft, active)
+  return { ok: true }
+}
+
+/** Nothing has a number yet: what remains is a request that was refused, by its own wish. */
+function cancelRaising(draft: Draft, project: Project, reason: string): Reply {
+  abandonProject(draft, project, {
+    kind: 'conflict',
+    message: `cancelled by ${actorName(draft.actor)}${reason === '' ? '' : `: ${reason}`}, before its change had a number`,
+    remedy: 'ask again',
+  })
   return { ok: true }
 }
 
@@ -199,7 +226,7 @@ export function callBack(draft: Draft, order: Order): void {
   draft.send({ to: 'agent', machine: order.machine, frame: { t: 'revoke', order: order.id } })
 }
 
-function retry(draft: Draft, project: Project, target: Target): Reply {
+function retry(draft: Draft, project: Project, target: Target, reason: string): Reply {
   const change = project.change ?? ''
   if (!project.undecided.includes(target.index)) {
     return no({
@@ -251,7 +278,7 @@ function retry(draft: Draft, project: Project, target: Target): Reply {
     cursor: Math.min(project.cursor, target.index),
     denied: lostApproval(project),
   })
-  sayOf(draft, project, { fact: 'retryAsked', machine: target.name })
+  sayOf(draft, project, { fact: 'retryAsked', machine: target.name, ...reasonOf(reason) })
   // Drift is asked about again at once: the machine says without a run whether the archive is as it was.
   if (isDrift && draft.get('sessions', target.machine) !== undefined) checkAgain(draft, project.id, [target.index])
   return { ok: true }
@@ -377,11 +404,11 @@ export function freeze(draft: Draft, reason: string): Reply {
   return { ok: true }
 }
 
-export function unfreeze(draft: Draft): Reply {
+export function unfreeze(draft: Draft, reason: string): Reply {
   const instance = instanceOf(draft)
   if (instance.frozen === null) return { ok: true }
   draft.put('instance', 'instance', { ...instance, frozen: null })
-  draft.say({ fact: 'unfrozen' })
+  draft.say({ fact: 'unfrozen', ...reasonOf(reason) })
   touchAll(draft)
   return { ok: true }
 }

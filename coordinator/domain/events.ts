@@ -7,7 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
-import type { Actor, Instant, Write } from './state.ts'
+import type { Actor, Instant, Span, Write } from './state.ts'
 
 /** The frames of an agent that the core decides about; pings and proofs stay with the session. */
 export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' }>
@@ -121,6 +121,9 @@ export type ChangeCall =
       readonly build: string
       readonly outageMinutes: number
       readonly bags: readonly { readonly name: string; readonly machines: readonly string[] }[]
+      /** How the project will go, for those who approve it, and its window. */
+      readonly terms: readonly string[]
+      readonly window: Span | null
       readonly warnings: readonly string[]
     }
   | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }
@@ -185,6 +188,21 @@ export type Outcome = {
   readonly reply: Reply
 }
 
+/** The windows and blackouts of the configuration as instants, and how a person writes and reads a time. */
+export type Calendar = {
+  /**
+   * The first stretch from `from` on that is open for at least `needMs`, with why it does not begin at `from`; null
+   * when none is in sight. Its end is null when it has none in sight.
+   */
+  readonly nextOpen: (
+    from: Instant,
+    needMs: number,
+  ) => { readonly start: Instant; readonly end: Instant | null; readonly why: string | null } | null
+  readonly readSpan: (text: string) => Span | { readonly problem: string }
+  /** To the minute, with the time zone. */
+  readonly show: (at: Instant) => string
+}
+
 /** What a step may use besides its state: all deterministic given the seed. */
 export type Tools = {
   /** A new random 128-bit id. */
@@ -197,6 +215,7 @@ export type Tools = {
   ) => { readonly matches: (name: string) => boolean } | { readonly problem: string }
   /** What the first of the configured cluster patterns that matches the name captures, or null. */
   readonly captureCluster: (name: string) => string | null
+  readonly calendar: Calendar
   readonly settings: Settings
 }
 
@@ -208,6 +227,15 @@ export type Settings = {
   /** Name patterns with one group: what it captures is the cluster. */
   readonly clusters: readonly { readonly pattern: string }[]
   readonly approval: { readonly requesterMayApprove: boolean; readonly localAdminMayApprove: boolean }
+  readonly schedule: {
+    /** An IANA time zone, in which the rules and the times of requests are read. */
+    readonly timezone: string
+    /** Rules: `CRON for DURATION` or `START/END`. Without windows it is open always. */
+    readonly windows: readonly string[]
+    readonly blackouts: readonly string[]
+    /** How long a machine is expected to take while none of its project has shown it. */
+    readonly runMsExpected: number
+  }
   readonly limits: {
     readonly machinesPerRequestMax: number
     readonly plansInParallelMax: number

@@ -5,6 +5,7 @@
  */
 import { assert } from './assert.ts'
 import { type View, instanceOf } from './draft.ts'
+import type { Calendar } from './events.ts'
 import type { Line, Order, Project, Target, Write } from './state.ts'
 import { type TABLES, placeKey } from './state.ts'
 import { countOf } from './targets.ts'
@@ -12,18 +13,19 @@ import { countOf } from './targets.ts'
 const ACTIVE: readonly Order['state'][] = ['granted', 'running', 'unknown']
 
 /** Throws, naming the rule, when the writes would leave the state broken. `before` is the view without them. */
-export function checkWrites(before: View, writes: readonly Write[]): void {
+export function checkWrites(before: View, writes: readonly Write[], calendar?: Calendar): void {
   const after = viewAfter(before, writes)
   for (const write of writes) {
     switch (write.table) {
       case 'orders':
         if (write.row !== null) checkOrder(before, after, write.row)
+        if (write.row !== null && isGrantOf(before, write.row)) checkPace(before, after, write.row, calendar)
         break
       case 'lines':
         if (write.row !== null) checkLine(after, write.row)
         break
       case 'projects':
-        if (write.row !== null && write.live) checkProject(after, write.row)
+        if (write.row !== null && write.live) checkProject(before, after, write.row)
         break
       case 'targets':
         if (write.row !== null && write.live) checkTarget(after, write.row)
@@ -71,6 +73,37 @@ function checkOrder(before: View, after: Pick<View, 'get'>, order: Order): void 
   )
 }
 
+function isGrantOf(before: View, order: Order): boolean {
+  return order.fence > 0 && (before.get('orders', order.id)?.fence ?? 0) === 0
+}
+
+/** What the request and the configuration say about when and how far, at the turn that grants. */
+function checkPace(before: View, after: Pick<View, 'get'>, order: Order, calendar: Calendar | undefined): void {
+  const was = before.get('projects', order.project)
+  const project = after.get('projects', order.project)
+  const target = after.get('targets', placeKey(order.project, order.target))
+  const bag = after.get('bags', placeKey(order.project, target?.bag ?? 0))
+  const at = order.grantedAt ?? 0
+  if (was === undefined || project === undefined || bag === undefined) return
+  assert(
+    bag.phase <= project.phase,
+    `PHA-2: ${order.name} was granted in phase ${bag.phase}, of which ${project.phase} is open`,
+  )
+  const soakEnd = bag.phase > was.phase && was.soakFrom !== null ? was.soakFrom + was.options.soakMinutes * 60_000 : at
+  assert(at >= soakEnd, `PHA-2: ${order.name} was granted before the soak of phase ${was.phase} was over`)
+  assert(
+    was.failuresMax === null || was.undecided.length < was.failuresMax,
+    `FAI-2: ${order.name} was granted after ${was.undecided.length} failures`,
+  )
+  const { window } = was.options
+  assert(
+    window === null || (window.start <= at && at < window.end),
+    `WIN-2: ${order.name} was granted outside its window`,
+  )
+  const open = calendar?.nextOpen(at, 0)
+  assert(open === undefined || open?.start === at, `WIN-2: ${order.name} was granted while the configuration is shut`)
+}
+
 function checkLine(after: Pick<View, 'get'>, line: Line): void {
   const order = after.get('orders', line.order)
   const target = after.get('targets', placeKey(line.project, line.target))
@@ -78,7 +111,7 @@ function checkLine(after: Pick<View, 'get'>, line: Line): void {
   assert(isHeld || target?.keepsLine === true, `SER-1: the line ${line.key} is kept by nothing`)
 }
 
-function checkProject(after: Pick<View, 'get'>, project: Project): void {
+function checkProject(before: View, after: Pick<View, 'get'>, project: Project): void {
   const sum = Object.values(project.counts).reduce((total, count) => total + count, 0)
   assert(sum === project.targets, `STA-3: the totals of ${project.id} do not add up`)
   assert(
@@ -94,6 +127,13 @@ function checkProject(after: Pick<View, 'get'>, project: Project): void {
     project.active === null || (active !== undefined && ACTIVE.includes(active.state)),
     `SER-2: the active order of ${project.id} has ended`,
   )
+  const old = before.get('projects', project.id)
+  assert(old === undefined || old.phase <= project.phase, `PHA-2: a phase of ${project.id} was shut again`)
+  if (old !== undefined && old.phase < project.phase) {
+    const first = Math.min(project.cursor, project.targets - 1)
+    const bag = after.get('bags', placeKey(project.id, after.get('targets', placeKey(project.id, first))?.bag ?? 0))
+    assert((bag?.phase ?? 0) >= project.phase, `PHA-2: phase ${project.phase} was opened before the last had ended`)
+  }
   assert(project.checksOpen >= 0, `ORD-1: ${project.id} waits for fewer than no machines`)
 }
 

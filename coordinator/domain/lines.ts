@@ -5,7 +5,7 @@
 import { assert } from './assert.ts'
 import type { Draft } from './draft.ts'
 import type { Order, Project, Target } from './state.ts'
-import { bagOf, changeProject, sayOf, targetOf } from './targets.ts'
+import { bagOf, changeProject, dropAsk, projectOf, sayOf, targetOf } from './targets.ts'
 
 export function takeLine(draft: Draft, key: string, order: Order): void {
   const held = draft.get('lines', key)
@@ -21,7 +21,9 @@ export function takeLine(draft: Draft, key: string, order: Order): void {
     machine: order.name,
     since: draft.at,
   })
-  draft.say({ fact: 'lineTaken', line: key, order: order.id, machine: order.name })
+  const project = projectOf(draft, order.project)
+  const text = `for ${project.requester}`
+  sayOf(draft, project, { fact: 'lineTaken', line: key, order: order.id, machine: order.name, text })
 }
 
 /** Frees a line, if this target has it, and lets those go on that wait for one. */
@@ -29,13 +31,21 @@ export function freeLine(draft: Draft, key: string, target: Target): void {
   const line = draft.get('lines', key)
   if (line === undefined || line.project !== target.project || line.target !== target.index) return
   draft.remove('lines', key)
-  draft.say({ fact: 'lineFreed', line: key, machine: target.name })
+  sayOf(draft, projectOf(draft, target.project), { fact: 'lineFreed', line: key, machine: target.name })
   if (!key.startsWith('cluster:')) return
   for (const project of [...draft.all('projects')]) {
     if (project.id === target.project || project.stop?.code !== 'cluster-busy') continue
     // The line became free just now, so a permission asked for before does not count.
-    changeProject(draft, project.id, { freeSince: draft.at, ask: null })
+    changeProject(draft, project.id, { freeSince: draft.at })
+    dropAsk(draft, project.id)
     draft.touch(project.id)
+  }
+}
+
+/** Those that wait for a cluster say what frees it: they look again when that has changed. */
+export function touchWaiting(draft: Draft, id: string): void {
+  for (const other of draft.all('projects')) {
+    if (other.id !== id && other.stop?.code === 'cluster-busy' && other.stop.kind === 'waiting') draft.touch(other.id)
   }
 }
 

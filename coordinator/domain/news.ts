@@ -254,6 +254,7 @@ function followRecords(draft: Draft, order: Order, records: readonly RunRecord[]
     latched: order.latched || steps.some((record) => record.step === 'latch' || record.step === 'install'),
     step: last?.step ?? order.step,
     stepAt: last === undefined ? order.stepAt : draft.at,
+    firstAt: order.firstAt ?? records[0]?.at ?? null,
     progress:
       progress !== undefined && progress.n > (last?.n ?? 0)
         ? `${Math.floor(progress.percent)}% ${progress.label}`.trim()

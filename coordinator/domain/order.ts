@@ -7,9 +7,10 @@ import type { Cause, GrantPayload, Result, Step } from '../../protocol/files.ts'
 import type { MachineState } from '../../protocol/status.ts'
 import { assert } from './assert.ts'
 import type { Draft } from './draft.ts'
-import { freeLine, noteBag, releaseMachine } from './lines.ts'
+import { freeLine, noteBag, releaseMachine, touchWaiting } from './lines.ts'
+import { runMsOf } from './schedule.ts'
 import type { Order, Project, Target } from './state.ts'
-import { changeProject, changeTarget, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
+import { changeProject, changeTarget, dropAsk, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 /** The order of the target's present try, made when there is none yet. */
 export function ensureOrder(draft: Draft, project: Project, target: Target): Order {
@@ -30,6 +31,7 @@ export function ensureOrder(draft: Draft, project: Project, target: Target): Ord
     latched: false,
     step: null,
     stepAt: null,
+    firstAt: null,
     progress: null,
     upTo: 0,
     heardAt: null,
@@ -156,7 +158,16 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   })
   const undecided =
     failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided
-  const project = changeProject(draft, order.project, { active: null, freeSince: draft.at, ask: null, undecided })
+  // How long it took counts only by its own word: a person decides whenever that may be.
+  const hasPassed = !failed && ended.result !== null && ending.resolvedBy === null
+  const project = changeProject(draft, order.project, {
+    active: null,
+    freeSince: draft.at,
+    undecided,
+    ...(before.options.soakMinutes > 0 ? { soakFrom: draft.at } : {}),
+    ...(hasPassed ? { runMsMax: Math.max(before.runMsMax ?? 0, runMsOf(ended, draft.at)) } : {}),
+  })
+  dropAsk(draft, project.id)
   sayOrder(draft, project, order, {
     fact: failed ? 'orderFailed' : 'orderSucceeded',
     ...(failed && ending.cause !== null ? { cause: ending.cause } : {}),
@@ -170,7 +181,8 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
   // Until it is decided about, a failed machine stays in its project: nobody else may ask for it.
   if (failed && !isDecided) keepMachine(draft, target)
   freeLine(draft, `project:${order.project}`, target)
-  if (!target.keepsLine) freeLine(draft, `cluster:${target.cluster}`, target)
+  if (target.keepsLine) touchWaiting(draft, order.project)
+  else freeLine(draft, `cluster:${target.cluster}`, target)
   draft.touch(project.id)
   noteBag(
     draft,
@@ -217,7 +229,8 @@ export function voidOrder(draft: Draft, order: Order, result: Result | null): vo
   }
   draft.put('orders', order.id, { ...order, state: 'voided', endedAt: draft.at, result, revoking: false })
   changeTarget(draft, target, { state: 'cancelled', endedAt: draft.at, message: 'called back before it began' })
-  const after = changeProject(draft, order.project, { active: null, freeSince: draft.at, ask: null })
+  const after = changeProject(draft, order.project, { active: null, freeSince: draft.at })
+  dropAsk(draft, order.project)
   sayOrder(draft, after, order, { fact: 'orderVoided' })
   releaseMachine(draft, target, {})
   freeLine(draft, `project:${order.project}`, target)

@@ -7,12 +7,15 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { type Plan, type PlanEvidence, digestText, isEmptyPlan, planText } from '../../protocol/plan.ts'
 import type { Draft } from './draft.ts'
 import type { Reply } from './events.ts'
+import { type Bagged, bagsIn } from './bags.ts'
+import { failuresMaxOf, termsOf, windowOf } from './pace.ts'
 import { askQuery, putQuery, queryId } from './queries.ts'
 import { parseRequest } from './request.ts'
 import { clusterOf, impedimentOf, maySkip, selectMachines } from './selection.ts'
 import type { Actor, Machine, Project, Query, Request, Target } from './state.ts'
 import { placeKey } from './state.ts'
-import { NO_COUNTS, countOf, mustHave, sayOf } from './targets.ts'
+import { NO_COUNTS, countOf, mustHave, sayOf, targetOf } from './targets.ts'
+import { releaseMachine } from './lines.ts'
 
 export { requestQueryPrefix } from './queries.ts'
 
@@ -38,6 +41,7 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
   const { parsed } = parse
   const selection = selectMachines(draft, parsed, draft.tools)
   const refusals = [...(parse.ok ? [] : parse.refusals), ...selection.refusals]
+  const window = windowOf(parsed.pace, draft.at, draft.tools.calendar, refusals)
   if (refusals.length > 0) return refuseAtOnce(draft, ask, refusals)
   const id = draft.tools.newId()
   const request: Request = {
@@ -51,7 +55,13 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
     build: parsed.build,
     region: selection.region,
     title: selection.title,
-    options: { outageMinutes: parsed.outageMinutes, offline: parsed.offline, busy: parsed.busy },
+    options: {
+      outageMinutes: parsed.outageMinutes,
+      offline: parsed.offline,
+      busy: parsed.busy,
+      ...parsed.pace,
+      window,
+    },
     total: selection.machines.length,
     answered: 0,
     refusals: [],
@@ -232,8 +242,23 @@ export function endRequest(draft: Draft, request: Request): void {
   for (const query of queriesOf(draft, request)) draft.retire('queries', query.id, query)
 }
 
+/** No change will be raised for it: the request is refused, and nothing is left of the project. */
+export function abandonProject(draft: Draft, project: Project, refusal: Refusal): void {
+  for (let index = 0; index < project.targets; index += 1) {
+    releaseMachine(draft, targetOf(draft, project.id, index), {})
+    draft.remove('targets', placeKey(project.id, index))
+  }
+  for (let index = 0; index < project.bags; index += 1) draft.remove('bags', placeKey(project.id, index))
+  draft.remove('projects', project.id)
+  const request = mustHave(draft.get('requests', project.request), `request ${project.request}`)
+  endRequest(draft, { ...request, state: 'refused', project: null, refusals: [refusal] })
+  draft.say({ fact: 'requestRefused', request: project.request, reason: refusal.message })
+}
+
 type Place = {
   readonly machine: Machine
+  readonly name: string
+  readonly isSkipped: boolean
   readonly cluster: string
   readonly planHash: string
   readonly isEmpty: boolean
@@ -241,20 +266,21 @@ type Place = {
   readonly skipReason: string | null
 }
 
-/** Machines grouped by cluster, clusters in the order of their first mention, machines in the order asked. */
-function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Place[][] {
+/** The bags of a request with their machines, in the order that will be kept. */
+function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Bagged<Place>[] {
   const entries = [
     // The sort is stable: a machine skipped at the outset stands before the one whose place it bears.
     ...request.skipped.map((skip) => ({ index: skip.index, machine: skip.machine, query: null, reason: skip.reason })),
     ...planned.map((query) => ({ index: query.index, machine: query.machine, query, reason: null })),
   ].toSorted((a, b) => a.index - b.index)
-  const byCluster = new Map<string, Place[]>()
-  for (const entry of entries) {
+  const places = entries.map((entry) => {
     const machine = mustHave(draft.get('machines', entry.machine), `machine ${entry.machine}`)
     const cluster = clusterOf(machine, draft.tools)
     const plan = entry.query === null ? null : planOf(draft, entry.query)
-    const place = {
+    return {
       machine,
+      name: machine.name,
+      isSkipped: entry.reason !== null,
       cluster,
       planHash: entry.query?.planHash ?? '',
       isEmpty: plan !== null && isEmptyPlan(plan) && !(plan.rebootDue && request.options.outageMinutes > 0),
@@ -262,15 +288,14 @@ function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Pl
       rebootPending: plan?.rebootDue ?? machine.rebootPending,
       skipReason: entry.reason,
     }
-    byCluster.set(cluster, [...(byCluster.get(cluster) ?? []), place])
-  }
-  return [...byCluster.values()]
+  })
+  return bagsIn(places, request.options.phases)
 }
 
 function makeProject(draft: Draft, request: Request, planned: readonly Query[]): void {
   const id = draft.tools.newId()
   const bags = placesOf(draft, request, planned)
-  const places = bags.flat()
+  const places = bags.flatMap((bag) => bag.places)
   const digest = draft.tools.sha256(
     digestText(
       places
@@ -299,11 +324,15 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
     bags: bags.length,
     counts: { ...NO_COUNTS, unstarted: places.length - skipped, skipped },
     cursor: 0,
+    phase: bags[0]?.phase ?? 0,
+    soakFrom: null,
+    failuresMax: failuresMaxOf(request.options, places.length - skipped),
+    runMsMax: null,
+    wasShut: false,
     checkRound: 0,
     checksOpen: 0,
     active: null,
     freeSince: draft.at,
-    ask: null,
     undecided: [],
     denied: null,
     paused: null,
@@ -318,13 +347,13 @@ function makeProject(draft: Draft, request: Request, planned: readonly Query[]):
   raiseChange(draft, project)
 }
 
-/** Writes the bags with their targets; a bag of one machine bears its name, a larger one its cluster's. */
-function putBags(draft: Draft, id: string, bags: readonly Place[][]): void {
+/** Writes the bags with their targets. */
+function putBags(draft: Draft, id: string, bags: readonly Bagged<Place>[]): void {
   let index = 0
   bags.forEach((bag, bagIndex) => {
     const first = index
     let counts = NO_COUNTS
-    for (const place of bag) {
+    for (const place of bag.places) {
       const target = newTarget(id, index, bagIndex, place)
       const key = countOf(target.state)
       counts = { ...counts, [key]: counts[key] + 1 }
@@ -332,15 +361,14 @@ function putBags(draft: Draft, id: string, bags: readonly Place[][]): void {
       if (place.skipReason === null) draft.put('machines', place.machine.id, { ...place.machine, project: id })
       index += 1
     }
-    const name = bag.length === 1 ? (bag[0]?.machine.name ?? '') : (bag[0]?.cluster ?? '')
     draft.put('bags', placeKey(id, bagIndex), {
       project: id,
       index: bagIndex,
-      phase: 0,
-      name,
+      phase: bag.phase,
+      name: bag.name,
       task: null,
       first,
-      count: bag.length,
+      count: bag.places.length,
       counts,
     })
   })
@@ -396,6 +424,8 @@ export function raiseChange(draft: Draft, project: Project): void {
           (_, place) => draft.get('targets', placeKey(project.id, bag.first + place))?.name ?? '',
         ),
       })),
+      terms: termsOf(project.options, draft.tools.calendar),
+      window: project.options.window,
       warnings: warningsOf(draft, project),
     },
   })

@@ -3,6 +3,8 @@ import { type PlanView } from '../../protocol/http.ts'
 import { digestText } from '../../protocol/plan.ts'
 import type { View } from './draft.ts'
 import type { Tools } from './events.ts'
+import { bagsIn } from './bags.ts'
+import { termsOf } from './pace.ts'
 import { clusterOf } from './selection.ts'
 import type { Query, Request } from './state.ts'
 
@@ -15,23 +17,24 @@ export function previewOf(view: View, request: Request, queries: readonly Query[
     ...request.skipped.map((skip) => ({ ...skip, query: null })),
     ...planned.map((query) => ({ ...query, query })),
   ].toSorted((a, b) => a.index - b.index)
-  const byCluster = new Map<string, (Query | null)[]>()
-  for (const place of places) {
-    const machine = view.get('machines', place.machine)
-    const cluster = machine === undefined ? place.name : clusterOf(machine, tools)
-    byCluster.set(cluster, [...(byCluster.get(cluster) ?? []), place.query])
-  }
+  const bags = bagsIn(
+    places.map(({ name, machine: id, query }) => {
+      const machine = view.get('machines', id)
+      const cluster = machine === undefined ? name : clusterOf(machine, tools)
+      return { name, cluster, query, isSkipped: query === null }
+    }),
+    request.options.phases,
+  )
   const machines: PlanView['machines'] = []
-  for (const [cluster, members] of byCluster) {
-    for (const query of members) {
+  for (const bag of bags) {
+    for (const { query } of bag.places) {
       if (query === null) continue
       const stored = query.planHash === null ? undefined : view.archived('plans', query.planHash)
       if (stored === undefined) return undefined
-      const bag = members.length === 1 ? query.name : cluster
       machines.push({
         name: query.name,
-        phase: 0,
-        bag,
+        phase: bag.phase,
+        bag: bag.name,
         planHash: stored.hash,
         plan: stored.plan,
         evidence: stored.evidence,
@@ -49,5 +52,6 @@ export function previewOf(view: View, request: Request, queries: readonly Query[
     region: request.region,
     machines,
     skipped: request.skipped.map(({ name, reason }) => ({ name, reason })),
+    terms: termsOf(request.options, tools.calendar),
   }
 }

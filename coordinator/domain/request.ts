@@ -6,15 +6,14 @@
 import type { Refusal } from '../../protocol/errors.ts'
 import { BUILD_PATTERN, MACHINE_NAME_PATTERN } from '../../protocol/ids.ts'
 import { nearestNames } from './nearest.ts'
+import { type Pace, paceOf } from './pace.ts'
+import { EXAMPLE, KEYS, type Key, type Word, badValue, missing, shown } from './words.ts'
 
 /** How one word names machines. `source` of a pattern is a regular expression, matched as `^(?:source)$`. */
 export type MachineWord =
   | { readonly kind: 'name'; readonly name: string; readonly word: Word }
   | { readonly kind: 'address'; readonly address: string; readonly word: Word }
   | { readonly kind: 'pattern'; readonly source: string; readonly word: Word }
-
-/** A word of the line and its place in it, in UTF-16 units, `end` exclusive. */
-export type Word = { readonly text: string; readonly start: number; readonly end: number }
 
 export type ParsedRequest = {
   readonly build: string
@@ -23,16 +22,14 @@ export type ParsedRequest = {
   readonly outageMinutes: number
   readonly offline: 'refuse' | 'skip'
   readonly busy: 'refuse' | 'skip'
+  readonly pace: Pace
 }
 export type ParseOutcome =
   | { readonly ok: true; readonly parsed: ParsedRequest }
   /** `parsed` is what was understood all the same, its build empty when there is none: its machines are looked at too. */
   | { readonly ok: false; readonly refusals: readonly Refusal[]; readonly parsed: ParsedRequest }
 
-const KEYS = ['machines', 'outage', 'offline', 'busy', 'except'] as const
-type Key = (typeof KEYS)[number]
 export const OUTAGE_MINUTES_MAX = 1440
-const EXAMPLE = 'for example: smith-patch prod machines: prod-dal10-carrier3-worker-* outage:0'
 
 export function parseRequest(text: string): ParseOutcome {
   const refusals: Refusal[] = []
@@ -80,7 +77,8 @@ function finish(text: string, build: string | null, values: Map<Key, Word[]>, re
   const outageMinutes = outageOf(values, text, refusals)
   const offline = skipOf('offline', values, text, refusals)
   const busy = skipOf('busy', values, text, refusals)
-  const parsed = { build: build ?? '', machines, except, outageMinutes: outageMinutes ?? 0, offline, busy }
+  const pace = paceOf(values, text, refusals)
+  const parsed = { build: build ?? '', machines, except, outageMinutes: outageMinutes ?? 0, offline, busy, pace }
   return refusals.length > 0 ? { ok: false, refusals, parsed } : { ok: true, parsed }
 }
 
@@ -211,13 +209,6 @@ function ipv6Groups(address: string): number[] {
   return [...left, ...Array.from({ length: 8 - left.length - right.length }, () => 0), ...right]
 }
 
-const SHOWN_MAX = 200
-
-/** A word as a refusal quotes it, which must not grow with what was pasted. */
-function shown(word: Word): string {
-  return word.text.length > SHOWN_MAX ? `${word.text.slice(0, SHOWN_MAX)}...` : word.text
-}
-
 function outageOf(values: Map<Key, Word[]>, text: string, refusals: Refusal[]): number | null {
   const word = values.get('outage')?.[0]
   if (word === undefined) {
@@ -225,13 +216,8 @@ function outageOf(values: Map<Key, Word[]>, text: string, refusals: Refusal[]): 
     return null
   }
   if (/^[0-9]{1,4}$/.test(word.text) && Number(word.text) <= OUTAGE_MINUTES_MAX) return Number(word.text)
-  refusals.push({
-    kind: 'bad-value',
-    message: `outage:${shown(word)} is no number of minutes`,
-    subject: shown(word),
-    position: { start: word.start, end: word.end },
-    remedy: `give whole minutes from 0 to ${OUTAGE_MINUTES_MAX}; outage:0 means that no machine is rebooted`,
-  })
+  const remedy = `give whole minutes from 0 to ${OUTAGE_MINUTES_MAX}; outage:0 means that no machine is rebooted`
+  refusals.push(badValue('outage', word, 'is no number of minutes', remedy))
   return null
 }
 
@@ -246,25 +232,8 @@ function skipOf(
   const word = words[0]
   if (word?.text === 'skip') return 'skip'
   if (word === undefined) refusals.push(missing(`the value of ${key}:`, `write ${key}:skip, or leave it out`, text))
-  else {
-    refusals.push({
-      kind: 'bad-value',
-      message: `${key}:${shown(word)} is not understood`,
-      subject: shown(word),
-      position: { start: word.start, end: word.end },
-      remedy: `the only value of ${key}: is skip`,
-    })
-  }
+  else refusals.push(badValue(key, word, 'is not understood', `the only value of ${key}: is skip`))
   return 'refuse'
-}
-
-function missing(what: string, remedy: string, text: string): Refusal {
-  return {
-    kind: 'syntax',
-    message: `${what} is missing`,
-    position: { start: text.length, end: text.length + 1 },
-    remedy: `${remedy}; ${EXAMPLE}`,
-  }
 }
 
 function notUnderstood(word: Word): Refusal {
@@ -279,7 +248,7 @@ function notUnderstood(word: Word): Refusal {
 
 function unknownKey(name: string, word: Word): Refusal {
   const nearest = nearestNames(name.toLowerCase(), KEYS, 1)[0]
-  const short = name.slice(0, SHOWN_MAX)
+  const short = shown({ ...word, text: name })
   return {
     kind: 'unknown-key',
     message: `${short}: is no key of a request`,

@@ -1,12 +1,12 @@
 /**
  * The serial order itself: what a project does next, and why not. `advance` is called for a project after every
  * event that may matter to it; it moves past machines that have ended, asks for permission when nothing stands in
- * the way, and records the one thing that does. A grant is made only in the turn that brings its permission.
+ * the way, and records the one thing that does (stops.ts). A grant is made only in the turn that brings its
+ * permission.
  *
- * Keeps SER-1 (a line has one order at a time), SER-2 (the next grant needs the one before finished and known),
- * APR-1 (no grant without a fresh permission) and STA-4 (a stopped line names its one blocker).
+ * Keeps SER-1 (a line has one order at a time), SER-2 (the next grant needs the one before finished and known) and
+ * APR-1 (no grant without a fresh permission).
  */
-import type { Stop, StopReason } from '../../protocol/status.ts'
 import { assert } from './assert.ts'
 import { type Draft, instanceOf } from './draft.ts'
 import type { Permission } from './events.ts'
@@ -16,12 +16,15 @@ import { checkAgain, dropChecks } from './queries.ts'
 import { shortList } from './selection.ts'
 import type { Order, Project, Target } from './state.ts'
 import { placeKey } from './state.ts'
+import { expectedMs, shutNow, windowShut } from './schedule.ts'
+import { because, blockerOf, failuresStop, gateBlocker, nextTarget, setStop, stopsOf } from './stops.ts'
 import {
   bagOf,
   changeProject,
   changeTarget,
   hasEnded,
   mustHave,
+  dropAsk,
   namesPending,
   projectOf,
   sayOf,
@@ -48,11 +51,25 @@ function advance(draft: Draft, id: string): void {
     }
     offerAhead(draft, projectOf(draft, id))
   }
+  if (hasReopened(draft, projectOf(draft, id))) planAfterShut(draft, id)
   project = projectOf(draft, id)
   const blocker = blockerOf(draft, project)
   setStop(draft, project, blocker)
+  if (blocker?.code === 'window') changeProject(draft, id, { wasShut: true })
   project = projectOf(draft, id)
-  if (blocker === null && isReadyToAsk(project)) askPermission(draft, project)
+  if (blocker === null && isReadyToAsk(draft, project)) askPermission(draft, project)
+}
+
+/** The window of the request or of the configuration is open again; that of the change only its provider opens. */
+function hasReopened(draft: Draft, project: Project): boolean {
+  const isWaiting = project.state === 'open' && project.active === null && project.cancelling === null
+  return isWaiting && project.wasShut && project.denied?.code !== 'window' && shutNow(draft, project) === null
+}
+
+/** A window has opened: all drift since the approval is named before the first grant. */
+function planAfterShut(draft: Draft, id: string): void {
+  changeProject(draft, id, { wasShut: false })
+  checkAgain(draft, id)
 }
 
 /** Moves the cursor over machines that have ended, and lets those pass that have nothing to do. */
@@ -60,237 +77,65 @@ function passEnded(draft: Draft, project: Project): Project {
   let cursor = project.cursor
   while (cursor < project.targets) {
     const target = targetOf(draft, project.id, cursor)
-    const blocked =
-      project.checksOpen > 0 || project.undecided.length > 0 || project.approval === null || project.active !== null
-    if (!hasEnded(target) && target.isEmpty && !blocked && stopsOf(draft, project) === null)
+    if (!hasEnded(target) && target.isEmpty && mayPass(draft, projectOf(draft, project.id), target))
       passTarget(draft, project, target)
     else if (!hasEnded(target)) break
-    // A machine that failed and is not decided about keeps the cursor: retry must find it here.
-    else if (project.undecided.includes(cursor)) break
     cursor += 1
   }
   return changeProject(draft, project.id, { cursor })
 }
 
+/** Whether a machine with nothing to do has its turn: it needs no permission, and never passes a stop. */
+function mayPass(draft: Draft, project: Project, target: Target): boolean {
+  const isBusy = project.checksOpen > 0 || project.approval === null || project.active !== null
+  return (
+    !isBusy &&
+    !failuresStop(project) &&
+    stopsOf(draft, project) === null &&
+    gateBlocker(draft, project, target) === null &&
+    shutNow(draft, project) === null
+  )
+}
+
 function passTarget(draft: Draft, project: Project, target: Target): void {
+  openPhase(draft, project, target)
   changeTarget(draft, target, { state: 'succeeded', startedAt: draft.at, endedAt: draft.at, message: 'nothing to do' })
   releaseMachine(draft, target, { lastPatchedAt: draft.at, rebootPending: target.rebootPending })
   sayOf(draft, project, { fact: 'machinePassed', machine: target.name })
   noteBag(draft, projectOf(draft, project.id), target, `${target.name}: nothing to do${pendingNote(target)}`)
 }
 
-/** The first target that still has to be granted, from the cursor on. */
-function nextTarget(draft: Draft, project: Project): Target | null {
-  return project.cursor < project.targets ? targetOf(draft, project.id, project.cursor) : null
+/** The first machine of a phase is granted or passes: the phase is open. */
+function openPhase(draft: Draft, project: Project, target: Target): void {
+  const bag = bagOf(draft, project.id, target.bag)
+  if (bag.phase <= project.phase) return
+  changeProject(draft, project.id, { phase: bag.phase, soakFrom: null })
+  sayOf(draft, project, { fact: 'phaseOpened', machine: target.name, text: `phase ${bag.phase}` })
 }
 
-function isReadyToAsk(project: Project): boolean {
+function isReadyToAsk(draft: Draft, project: Project): boolean {
   return (
     project.state === 'open' &&
     project.active === null &&
-    project.ask === null &&
-    project.undecided.length === 0 &&
+    draft.get('asks', project.id) === undefined &&
+    !failuresStop(project) &&
     project.cancelling === null
   )
-}
-
-/** A stop without its beginning; `sticky` ones never lift themselves. */
-type Blocker = Omit<Stop, 'since'>
-
-/** The one thing that keeps the project from its next grant, by urgency; null when nothing does. */
-function blockerOf(draft: Draft, project: Project): Blocker | null {
-  const change = project.change ?? ''
-  if (project.state === 'raising' || project.state === 'pending' || project.state === 'closed') return null
-  if (project.active !== null) return unknownBlocker(draft, project)
-  const [first] = project.undecided
-  if (first !== undefined) return failureBlocker(draft, project, targetOf(draft, project.id, first))
-  if (project.cancelling !== null) return null
-  const stop = stopsOf(draft, project)
-  if (stop !== null) return stop
-  if (project.checksOpen > 0) {
-    const reason = `${project.checksOpen} of ${project.targets} machines are planning again, to see that nothing has changed since the approval`
-    return { kind: 'waiting', code: 'checking', reason, lift: `wait; smith status ${change} --watch`, machine: null }
-  }
-  const target = nextTarget(draft, project)
-  if (target === null) return null
-  // A wait that has become a hold stays one until a person has looked.
-  const wait = waitFor(draft, project, target)
-  const isKept = project.stop?.kind === 'hold' && isWait(project.stop.code) && project.stop.machine === target.name
-  return isKept && wait?.kind !== 'hold' ? withoutSince(project.stop) : wait
-}
-
-function withoutSince(stop: Stop): Blocker {
-  return { kind: stop.kind, code: stop.code, reason: stop.reason, lift: stop.lift, machine: stop.machine }
-}
-
-function isWait(code: StopReason): boolean {
-  return ['window', 'change-on-hold', 'change-provider', 'cluster-busy', 'offline'].includes(code)
-}
-
-/** Stops that a person set, or that come with the approval. */
-function stopsOf(draft: Draft, project: Project): Blocker | null {
-  const change = project.change ?? ''
-  const { frozen } = instanceOf(draft)
-  if (frozen !== null) {
-    return {
-      kind: 'hold',
-      code: 'frozen',
-      reason: `the instance is frozen by ${frozen.by}${because(frozen.reason)}`,
-      lift: 'smith unfreeze',
-      machine: null,
-    }
-  }
-  if (project.paused !== null) {
-    const reason = `paused by ${project.paused.by}${because(project.paused.reason)}`
-    return { kind: 'hold', code: 'paused', reason, lift: `smith resume ${change}`, machine: null }
-  }
-  if (project.approval === null) {
-    const reason = project.denied?.code === 'approval' ? project.denied.reason : 'the approval was withdrawn'
-    return { kind: 'hold', code: 'approval', reason, lift: `smith approve ${change}`, machine: null }
-  }
-  return null
-}
-
-function because(reason: string): string {
-  return reason === '' ? '' : `: ${reason}`
-}
-
-function unknownBlocker(draft: Draft, project: Project): Blocker | null {
-  const order = draft.get('orders', project.active ?? '')
-  if (order?.state !== 'unknown') return null
-  const change = project.change ?? ''
-  return {
-    kind: 'hold',
-    code: 'unknown',
-    reason: order.unknownReason ?? `we no longer know how the run on ${order.name} goes`,
-    lift: `smith resolve ${change} ${order.name} --as succeeded|failed --reason REASON`,
-    machine: order.name,
-  }
-}
-
-function failureBlocker(draft: Draft, project: Project, target: Target): Blocker {
-  const more =
-    project.undecided.length > 1
-      ? ` (and ${project.undecided.length - 1} more: ${shortList(project.undecided.slice(1).map((index) => targetOf(draft, project.id, index).name))})`
-      : ''
-  const isDrift = target.cause === 'plan-drift'
-  return {
-    kind: 'hold',
-    code: isDrift ? 'drift' : 'failed',
-    reason: `${target.name} failed: ${target.cause ?? 'internal'}: ${target.message ?? ''}${more}`.slice(0, 1900),
-    lift: mayRetry(draft, project, target)
-      ? `smith retry ${project.change ?? ''} ${target.name}`
-      : `smith skip ${project.change ?? ''} ${target.name} --reason REASON`,
-    machine: target.name,
-  }
-}
-
-/** A cancelled project grants nothing more, and a host that was enrolled anew is not what the plan was made for. */
-function mayRetry(draft: Draft, project: Project, target: Target): boolean {
-  return project.cancelling === null && draft.get('machines', target.machine)?.state === 'active'
-}
-
-/** What the next machine waits for. */
-function waitFor(draft: Draft, project: Project, target: Target): Blocker | null {
-  const change = project.change ?? ''
-  const wait = (code: StopReason, reason: string, lift: string): Blocker => ({
-    kind: 'waiting',
-    code,
-    reason,
-    lift,
-    machine: target.name,
-  })
-  const line = draft.get('lines', `cluster:${target.cluster}`)
-  if (line !== undefined && !(line.project === project.id && line.target === target.index)) {
-    const other = draft.get('projects', line.project)
-    const lift = other?.stop == null ? `wait; smith status ${other?.change ?? ''}` : other.stop.lift
-    return wait(
-      'cluster-busy',
-      `${target.cluster} is in use by ${other?.change ?? 'another project'} with ${line.machine}`,
-      lift,
-    )
-  }
-  const skipIt = `smith skip ${change} ${target.name} --reason REASON`
-  const quarantined = draft.get('machines', target.machine)?.quarantined
-  // It never comes back as what it was, so this is no wait.
-  if (quarantined != null)
-    return {
-      kind: 'hold',
-      code: 'offline',
-      reason: `${target.name} is in quarantine: ${quarantined}`,
-      lift: skipIt,
-      machine: target.name,
-    }
-  const session = draft.get('sessions', target.machine)
-  if (session === undefined) {
-    return wait('offline', `${target.name} has no live agent`, `start smith-agent on ${target.name}, or ${skipIt}`)
-  }
-  if (session.impediment !== null)
-    return wait('offline', `${target.name}: ${session.impediment.message}`, session.impediment.remedy)
-  if (project.denied === null || project.denied.code === 'approval') return null
-  return wait(project.denied.code, project.denied.reason, `smith status ${change}, or smith cancel ${change}`)
-}
-
-/** Records the stop; the same stop keeps its beginning, and a wait that lasts too long becomes a hold. */
-function setStop(draft: Draft, project: Project, blocker: Blocker | null): void {
-  const before = project.stop
-  if (blocker === null) {
-    if (before === null) return
-    changeProject(draft, project.id, { stop: null })
-    sayOf(draft, project, { fact: 'stopLifted', state: before.kind, reason: before.code })
-    return
-  }
-  const same = before !== null && before.code === blocker.code && before.machine === blocker.machine
-  const since = same ? before.since : draft.at
-  let kind = blocker.kind
-  let lift = blocker.lift
-  if (
-    kind === 'waiting' &&
-    isWait(blocker.code) &&
-    blocker.code !== 'window' &&
-    draft.at - since >= draft.tools.settings.limits.waitMsMax
-  ) {
-    kind = 'hold'
-    lift = `smith resume ${project.change ?? ''}`
-  }
-  const stop: Stop = { ...blocker, kind, lift, since }
-  if (same && before.kind === kind && before.reason === stop.reason && before.lift === lift) return
-  // The ask was made for a line that was free of stops; an answer to it must grant nothing now.
-  changeProject(draft, project.id, { stop, ask: isWaitForProvider(blocker.code) ? project.ask : null })
-  touchWaiting(draft, project.id)
-  sayOf(draft, project, {
-    fact: 'stopSet',
-    state: kind,
-    reason: stop.reason,
-    lift,
-    ...(stop.machine === null ? {} : { machine: stop.machine }),
-  })
-}
-
-/** Those that wait for a cluster say what lifts the stop of whoever has it. */
-function touchWaiting(draft: Draft, id: string): void {
-  for (const other of draft.all('projects')) {
-    if (other.id !== id && other.stop?.code === 'cluster-busy' && other.stop.kind === 'waiting') draft.touch(other.id)
-  }
-}
-
-function isWaitForProvider(code: StopReason): boolean {
-  return code === 'window' || code === 'change-on-hold' || code === 'change-provider'
 }
 
 export function askPermission(draft: Draft, project: Project): void {
   if (project.change === null) return
   const ask = { id: draft.tools.newId(), at: draft.at }
-  changeProject(draft, project.id, { ask })
+  draft.put('asks', project.id, ask)
   draft.send({ to: 'change', call: { call: 'permission', project: project.id, change: project.change, ask: ask.id } })
 }
 
 /** The provider's answer to the project's ask: grants the next order in this very turn, or says why not. */
 export function usePermission(draft: Draft, id: string, ask: string, permission: Permission): void {
   const project = projectOf(draft, id)
-  if (project.ask === null || project.ask.id !== ask) return
-  const { ask: asked } = project
-  changeProject(draft, id, { ask: null })
+  const asked = draft.get('asks', id)
+  if (asked?.id !== ask) return
+  dropAsk(draft, id)
   const age = draft.at - Math.min(asked.at, permission.readAt)
   if (
     Math.min(asked.at, permission.readAt) < project.freeSince ||
@@ -301,14 +146,13 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
     return
   }
   const denied = denialOf(draft, project, permission)
-  changeProject(draft, id, { denied })
+  setDenied(draft, id, denied)
   if (denied !== null) {
     draft.touch(id)
     return
   }
-  if (project.denied?.code === 'window') {
-    // The window has opened: all drift since the approval is named before the first grant.
-    checkAgain(draft, id)
+  if (project.wasShut) {
+    planAfterShut(draft, id)
     return
   }
   const now = projectOf(draft, id)
@@ -326,15 +170,26 @@ export function usePermission(draft: Draft, id: string, ask: string, permission:
   grant(draft, now, target)
 }
 
+/** The same denial again writes nothing. */
+export function setDenied(draft: Draft, id: string, denied: Project['denied']): void {
+  const before = projectOf(draft, id).denied
+  const isSame = before?.code === denied?.code && before?.reason === denied?.reason && before?.until === denied?.until
+  if (!isSame) changeProject(draft, id, { denied })
+}
+
 /** Why this permission permits nothing now. Any doubt denies. */
 function denialOf(draft: Draft, project: Project, permission: Permission): Project['denied'] {
   const lost = approvalLost(project, permission)
   if (lost !== null) return { code: 'approval', reason: lost }
   if (permission.onHold) return { code: 'change-on-hold', reason: 'the change is on hold' }
   const { window } = permission
-  if (window !== null && (draft.at < window.start || draft.at >= window.end))
-    return { code: 'window', reason: 'the window of the change is shut' }
-  return null
+  if (window === null) return null
+  const { calendar, settings } = draft.tools
+  const now = { at: draft.at, needMs: expectedMs(settings, project), calendar }
+  const shut = windowShut('the window of the change', window, now)
+  return shut === null
+    ? null
+    : { code: 'window', reason: shut.reason, ...(shut.until === null ? {} : { until: shut.until }) }
 }
 
 /** Why this is no approval of the project's plans, null when it is one. */
@@ -352,6 +207,7 @@ export function approvalLost(project: Project, permission: Permission): string |
 /** The linearisation point: takes both lines, raises the fence, commits, and only then is the grant sent. */
 function grant(draft: Draft, project: Project, target: Target): void {
   assert(project.active === null, 'SER-1: the project already has an order in the works')
+  openPhase(draft, project, target)
   const instance = instanceOf(draft)
   const machine = mustHave(draft.get('machines', target.machine), `machine ${target.machine}`)
   const fence = Math.max(instance.fence, machine.fence) + 1
@@ -379,7 +235,7 @@ function grant(draft: Draft, project: Project, target: Target): void {
   changeProject(draft, project.id, { active: order.id })
   setStop(draft, projectOf(draft, project.id), null)
   // Whoever is asking for the same cluster now asks too early: it must ask again when this order has ended.
-  for (const other of draft.all('projects')) if (other.ask !== null) draft.touch(other.id)
+  for (const other of draft.all('projects')) if (draft.get('asks', other.id) !== undefined) draft.touch(other.id)
   sayOf(draft, project, {
     fact: 'orderGranted',
     machine: target.name,
@@ -437,7 +293,6 @@ export function closeProject(draft: Draft, project: Project): void {
     state: 'closed',
     outcome,
     stop: null,
-    ask: null,
     closedAt: draft.at,
     closeNotes: notes,
   }
@@ -457,6 +312,7 @@ export function closeProject(draft: Draft, project: Project): void {
   for (let index = 0; index < project.bags; index += 1)
     draft.retire('bags', placeKey(project.id, index), bagOf(draft, project.id, index))
   dropChecks(draft, project.id)
+  dropAsk(draft, project.id)
   draft.retire('projects', project.id, closed)
   if (project.change !== null) {
     draft.retire('changes', project.change, { project: project.id })

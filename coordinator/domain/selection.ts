@@ -94,12 +94,14 @@ export function impedimentOf(view: View, machine: Machine, build: string): Refus
     }
   }
   if (machine.project !== null) {
-    const change = view.get('projects', machine.project)?.change ?? null
+    const project = view.get('projects', machine.project)
+    const change = project?.change ?? null
+    const request = project?.request ?? ''
     return {
       kind: 'machine-busy',
       message: `${machine.name} is in ${change === null ? 'a project whose change is being raised' : `the open project ${change}`}`,
       subject: machine.name,
-      remedy: `${change === null ? 'wait until the change has its number' : `wait until it is closed (smith status ${change}), cancel it`}, or use except:${machine.name}`,
+      remedy: `${change === null ? `wait until the change has its number (smith cancel ${request} gives it up)` : `wait until it is closed (smith status ${change}), cancel it`}, or use except:${machine.name}`,
     }
   }
   const session = view.get('sessions', machine.id)

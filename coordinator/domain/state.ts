@@ -76,11 +76,21 @@ export type Enrolment = {
   readonly revokedAt: Instant | null
 }
 
+/** Two instants, the end exclusive. */
+export type Span = { readonly start: Instant; readonly end: Instant }
+/** A number of machines, or a share of all of them. */
+export type Share = { readonly value: number; readonly unit: 'machines' | 'percent' }
+
 export type RequestOptions = {
   readonly outageMinutes: number
   /** What becomes of machines that were matched, not named, and can't be patched. */
   readonly offline: 'refuse' | 'skip'
   readonly busy: 'refuse' | 'skip'
+  readonly phases: readonly Share[]
+  readonly soakMinutes: number
+  readonly onFailure: 'stop' | 'continue'
+  readonly maxFailures: Share | null
+  readonly window: Span | null
 }
 
 /** Someone asks. It lives from the question until a project is made of it, it is refused, or it was a preview. */
@@ -172,6 +182,16 @@ export type Project = {
   readonly counts: Counts
   /** The index of the first target that has not ended. */
   readonly cursor: number
+  /** The number of the phase that is open: no machine of a later one is granted. */
+  readonly phase: number
+  /** When the last run of the open phase ended, from which its soak counts; null when there is none to wait for. */
+  readonly soakFrom: Instant | null
+  /** As many failures that nobody has decided about stop the project; null for no number of them. */
+  readonly failuresMax: number | null
+  /** The longest that a machine took which passed, null while none has. */
+  readonly runMsMax: number | null
+  /** True from when the window was found shut until the machines have planned again. */
+  readonly wasShut: boolean
   /** Which time the machines plan again, and how many have not answered: nothing is granted before. */
   readonly checkRound: number
   readonly checksOpen: number
@@ -179,12 +199,10 @@ export type Project = {
   readonly active: string | null
   /** When the line last became free: a permission asked for before that grants nothing. */
   readonly freeSince: Instant
-  /** The permission that was asked for and not answered yet. */
-  readonly ask: { readonly id: string; readonly at: Instant } | null
-  /** The names of machines that failed and have not been decided about. */
+  /** The places of machines that failed and have not been decided about. */
   readonly undecided: readonly number[]
   /** Why the provider's last answer did not permit a grant; null when it did or was not asked. */
-  readonly denied: { readonly code: StopReason; readonly reason: string } | null
+  readonly denied: { readonly code: StopReason; readonly reason: string; readonly until?: Instant } | null
   readonly paused: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly cancelling: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly stop: Stop | null
@@ -260,6 +278,8 @@ export type Order = {
   readonly latched: boolean
   readonly step: Step | null
   readonly stepAt: Instant | null
+  /** The machine's own time of its first record. */
+  readonly firstAt: number | null
   readonly progress: string | null
   /** The number of the last record committed. */
   readonly upTo: number
@@ -311,6 +331,9 @@ export type LocalChange = {
   readonly notes: readonly string[]
 }
 
+/** The permission that a project has asked for and that is not answered yet. In memory only: a restart asks anew. */
+export type PendingAsk = { readonly id: string; readonly at: Instant }
+
 export type Tables = {
   readonly instance: Instance
   readonly machines: Machine
@@ -323,6 +346,8 @@ export type Tables = {
   readonly requestKeys: { readonly request: string }
   readonly queries: Query
   readonly projects: Project
+  /** By project. */
+  readonly asks: PendingAsk
   readonly changes: { readonly project: string }
   readonly bags: Bag
   readonly targets: Target
@@ -346,6 +371,7 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   requestKeys: { stored: true, inView: true },
   queries: { stored: true, inView: true },
   projects: { stored: true, inView: true },
+  asks: { stored: false, inView: true },
   changes: { stored: true, inView: true },
   bags: { stored: true, inView: true },
   targets: { stored: true, inView: true },

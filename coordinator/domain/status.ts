@@ -2,17 +2,22 @@
  * The honest answer to "how far is it, what failed, why": made from the rows of one project, live or finished, as
  * data (protocol/status.ts) and as the text of DESIGN section 1, to the letter. Pure; called by api and chat.
  */
-import type { ProjectState, Status, Stop } from '../../protocol/status.ts'
+import type { Holder, ProjectState, Status, Stop } from '../../protocol/status.ts'
 import type { View } from './draft.ts'
 import type { Bag, Counts, Instant, Project, Target } from './state.ts'
 import { shortList } from './selection.ts'
-import { targetsOf, bagOf, countOf, namesPending } from './targets.ts'
+import { bagOf, countOf, namesPending, targetNamed, targetOf, targetsOf } from './targets.ts'
+import { duration } from './time-text.ts'
+
+export { duration } from './time-text.ts'
 
 /** The rows of one project. Finished ones come from the store. */
 export type ProjectRows = {
   readonly project: Project
   readonly bags: readonly Bag[]
   readonly targets: readonly Target[]
+  /** Null for a project that has ended. */
+  readonly holder: Holder | null
 }
 
 export function rowsOf(view: View, project: Project): ProjectRows {
@@ -20,6 +25,30 @@ export function rowsOf(view: View, project: Project): ProjectRows {
     project,
     targets: targetsOf(view, project),
     bags: Array.from({ length: project.bags }, (_, index) => bagOf(view, project.id, index)),
+    holder: holderOf(view, project),
+  }
+}
+
+/** Who has the cluster of the machine at which the project stands; null when nobody has. */
+function holderOf(view: View, project: Project): Holder | null {
+  const active = project.active === null ? undefined : view.get('orders', project.active)
+  const named = project.stop?.machine == null ? undefined : targetNamed(view, project, project.stop.machine)
+  const next = project.cursor < project.targets ? targetOf(view, project.id, project.cursor) : undefined
+  const target = active === undefined ? (named ?? next) : targetOf(view, project.id, active.target)
+  const line = target === undefined ? undefined : view.get('lines', `cluster:${target.cluster}`)
+  if (line === undefined) return null
+  const owner = view.get('projects', line.project)
+  const order = view.get('orders', line.order)
+  return {
+    line: line.key,
+    change: owner?.change ?? null,
+    requester: owner?.requester ?? '',
+    machine: line.machine,
+    order: line.order,
+    state: targetOf(view, line.project, line.target).state,
+    since: line.since,
+    step: order?.step ?? null,
+    stepAt: order?.stepAt ?? null,
   }
 }
 
@@ -77,6 +106,7 @@ export function statusOf(rows: ProjectRows, instance: string): Status {
     approvedBy: project.approval?.by ?? null,
     state: projectState(project),
     stop: isClosed || project.state === 'pending' ? null : project.stop,
+    holder: rows.holder,
     digest: project.digest,
     createdAt: project.createdAt,
     closedAt: project.closedAt,
@@ -135,7 +165,7 @@ export function renderStatus(status: Status, at: Instant): string {
         `   Bag: *${bag.name}* - ${bag.task ?? ''}, State: \`${bag.state}\` MachineCount: ${bag.machines.length} Pass:${tally(bag.machines, 'pass')} Fail:${tally(bag.machines, 'fail')}`,
         ...nowLines(bag.machines, at),
         ...pendingLines(bag.machines),
-        ...(status.stop !== null && bag === stopAt ? stopLines(status.stop) : []),
+        ...(status.stop !== null && bag === stopAt ? stopLines(status.stop, status.holder, at) : []),
       )
     }
   }
@@ -173,17 +203,12 @@ function pendingLines(machines: Machines): string[] {
   return names.length === 0 ? [] : [`       Reboot pending: ${shortList(names)}`]
 }
 
-function stopLines(stop: Stop): string[] {
-  return [`       ${stop.kind === 'hold' ? 'Held' : 'Waiting'}: ${stop.reason}`, `       Lift: ${stop.lift}`]
+function stopLines(stop: Stop, holder: Holder | null, at: Instant): string[] {
+  const now = stop.code === 'cluster-busy' && holder !== null ? `, ${progressOf(holder, at)}` : ''
+  return [`       ${stop.kind === 'hold' ? 'Held' : 'Waiting'}: ${stop.reason}${now}`, `       Lift: ${stop.lift}`]
 }
 
-/** `42s`, `3m 12s`, `1h 2m`, `2d 3h`. */
-export function duration(ms: number): string {
-  const seconds = Math.max(0, Math.floor(ms / 1000))
-  const minutes = Math.floor(seconds / 60)
-  const hours = Math.floor(minutes / 60)
-  if (hours >= 24) return `${Math.floor(hours / 24)}d ${hours % 24}h`
-  if (hours > 0) return `${hours}h ${minutes % 60}m`
-  if (minutes > 0) return `${minutes}m ${seconds % 60}s`
-  return `${seconds}s`
+/** What whoever has a line is doing now, which no turn of those who wait for it writes down. */
+function progressOf({ state, step, stepAt, since }: Holder, at: Instant): string {
+  return countOf(state) === 'running' ? `${step ?? state} for ${duration(at - (stepAt ?? since))}` : state
 }

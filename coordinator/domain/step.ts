@@ -82,7 +82,7 @@ function command(draft: Draft, given: Command): Reply {
     case 'freeze':
       return freeze(draft, given.reason)
     case 'unfreeze':
-      return unfreeze(draft)
+      return unfreeze(draft, given.reason)
     case 'enrolNew':
       return newEnrolment(draft, given)
     case 'enrolRevoke':

@@ -89,6 +89,11 @@ export function changeProject(draft: Draft, id: string, fields: Partial<Project>
   return project
 }
 
+/** Whatever is answered to what the project has asked, it grants nothing now. */
+export function dropAsk(draft: Draft, project: string): void {
+  if (draft.get('asks', project) !== undefined) draft.remove('asks', project)
+}
+
 /** Writes the target's new fields and moves it in the counts of its project and bag. */
 export function changeTarget(draft: Draft, target: Target, fields: Partial<Target>): Target {
   const before = targetOf(draft, target.project, target.index)

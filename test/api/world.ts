@@ -109,7 +109,12 @@ function viewsOf(driver: Driver, store: Store, tools: Tools): ApiPorts['views'] 
       if (project === undefined) return undefined
       if (driver.view.get('projects', project.id) !== undefined) return statusOf(rowsOf(driver.view, project), INSTANCE)
       return statusOf(
-        { project, bags: store.list('bags', `${project.id}/`), targets: store.list('targets', `${project.id}/`) },
+        {
+          project,
+          bags: store.list('bags', `${project.id}/`),
+          targets: store.list('targets', `${project.id}/`),
+          holder: null,
+        },
         INSTANCE,
       )
     },

@@ -293,12 +293,12 @@ t.test('[CLI-5] what only reads is asked for again, after the time that the coor
 
 t.test('[CLI-6] approve shows plan and digest, asks, and sends just that digest', async (t) => {
   const { home, fake } = await setUp(t)
-  const plan = s.planView([s.planEntry('web-1')])
+  const plan = s.planView([s.planEntry('web-1')], { terms: ['goes on after a failure'] })
   fake.on('plan', () => plan)
   fake.on('approve', () => ({ done: true, rev: 9 }))
   const sent = () => fake.calls.filter((call) => call.name === 'approve').map((call) => call.body['digest'])
   const off = await home.run(['approve', s.CHANGE])
-  t.match(off, { status: 2, err: /off a terminal an approval needs the digest/ })
+  t.match(off, { status: 2, err: /off a terminal an approval needs the digest[^]*smith status CHG0268453 --json/ })
   t.equal(fake.calls.length, 0)
   const other = await home.run(['approve', s.CHANGE, '--digest', s.hash('0')])
   t.match(other, { status: 1, out: /Digest: d{64}/, err: /is d{64}, not the one given; nothing was approved/ })
@@ -306,7 +306,7 @@ t.test('[CLI-6] approve shows plan and digest, asks, and sends just that digest'
   t.match(no, { status: 1, out: /Approve CHG0268453 with just this plan\? \[y\/N\]/ })
   t.same(sent(), [])
   const yes = await home.terminal(['approve', s.CHANGE.toLowerCase()], { input: 'yes\n' })
-  t.match(yes, { status: 0, out: /Digest: d{64}[^]*CHG0268453 is approved/ })
+  t.match(yes, { status: 0, out: /  goes on after a failure\n[^]*Digest: d{64}[^]*CHG0268453 is approved/ })
   const named = await home.run(['approve', s.CHANGE, '--digest', s.hash('d'), '--reason', 'tuesday'])
   t.equal(named.status, 0)
   t.same(sent(), [s.hash('d'), s.hash('d')])
@@ -323,6 +323,7 @@ t.test('[CLI-22] each deciding verb makes its own call, with its reason, and ask
     [['pause', c], 'pause', {}],
     [['resume', c, '--reason', r], 'resume', { reason: r }],
     [['cancel', c], 'cancel', {}],
+    [['cancel', s.id('4')], 'cancel', {}],
     [['retry', c, m], 'retry', { machine: m }],
     [['skip', c, 'WEB-1', '--reason', r], 'skip', { machine: m, reason: r }],
     [['resolve', c, m, '--as', 'failed', '--reason', r], 'resolve', { machine: m, as: 'failed', reason: r }],
@@ -333,7 +334,7 @@ t.test('[CLI-22] each deciding verb makes its own call, with its reason, and ask
     fake.calls.length = 0
     const ended = await home.run(args)
     t.equal(ended.status, 0, `${name} ${ended.err}`)
-    const params = name.endsWith('freeze') ? {} : { change: c }
+    const params = name.endsWith('freeze') ? {} : { change: args[1] }
     t.same(
       fake.calls.map((call) => [call.name, call.params, call.body]),
       [[name, params, body]],

@@ -267,6 +267,7 @@ t.test('[CLI-15] elsewhere than on a terminal each change is one line, and a hol
     since: s.AT,
     lift: 'smith retry CHG0268453 web-1',
     machine: 'web-1',
+    until: null,
   } as const
   view = s.projectView('held', [s.machineStatus('web-1', 'failed', { cause: 'disk', message: 'no space' })], { stop })
   fake.push([{ fact: 'stopSet', change: s.CHANGE }])

@@ -39,7 +39,7 @@ export function planEntry(
 }
 
 export function planView(machines: PlanView['machines'], more: Partial<PlanView> = {}): PlanView {
-  return { digest: hash('d'), build: '725', region: 'us-south', machines, skipped: [], ...more }
+  return { digest: hash('d'), build: '725', region: 'us-south', machines, skipped: [], terms: [], ...more }
 }
 
 export function requestView(state: RequestView['state'], more: Partial<RequestView> = {}): RequestView {
@@ -116,6 +116,7 @@ export function projectView(
     approvedBy: null,
     state,
     stop: null,
+    holder: null,
     digest: hash('d'),
     createdAt: AT,
     closedAt: null,

@@ -181,6 +181,7 @@ t.test(
       since: AT - 5000,
       lift: 'smith resume CHG0268453',
       machine: null,
+      until: null,
     } as const
     const view = projectView('held', machines, { stop })
     const shown = { tail: ['12:00:00 web-1 install     Setting up \\x1b bash'], lost: 'out of reach', now: AT }
@@ -204,7 +205,15 @@ t.test(
 t.test('[CLI-15] each change is said once', async (t) => {
   const before = projectView('running', [machineStatus('web-1', 'running', { step: 'fetch' })]).status
   const later = projectView('held', [machineStatus('web-1', 'failed', { cause: 'disk', message: 'no \x1bspace' })], {
-    stop: { kind: 'hold', code: 'failed', reason: 'web-1 failed', since: AT, lift: 'smith retry', machine: 'web-1' },
+    stop: {
+      kind: 'hold',
+      code: 'failed',
+      reason: 'web-1 failed',
+      since: AT,
+      lift: 'smith retry',
+      machine: 'web-1',
+      until: null,
+    },
   }).status
   t.same(changedLines(null, before), ['CHG0268453 running', 'web-1 running fetch'])
   t.same(changedLines(before, before), [])

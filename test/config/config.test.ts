@@ -29,6 +29,7 @@ t.test('[CFG-1] a file with nothing but the instance gives every default', async
     instance: 'prod',
     clusters: [],
     approval: { requesterMayApprove: false, localAdminMayApprove: false },
+    schedule: { timezone: 'UTC', windows: [], blackouts: [], runMsExpected: 900_000 },
     limits: {
       planTimeMsMax: 120_000,
       waitMsMax: 600_000,
@@ -53,6 +54,11 @@ requester_may_approve = true
 local_admin_may_approve = true
 [clusters]
 patterns = ["^(.+)-node-[0-9]+$"]
+[schedule]
+timezone = "Europe/Berlin"
+windows = ["0 22 * * 1-5 for 6h"]
+blackouts = ["2026-12-24T00:00/2027-01-02T00:00"]
+run_expected = 60
 [limits]
 wait_max = 1.5
 silence_max = 2
@@ -77,6 +83,12 @@ prefetch_ahead = 0
   })
   tt.same(config.settings.clusters, [{ pattern: '^(.+)-node-[0-9]+$' }])
   tt.same(config.settings.approval, { requesterMayApprove: true, localAdminMayApprove: true })
+  tt.same(config.settings.schedule, {
+    timezone: 'Europe/Berlin',
+    windows: ['0 22 * * 1-5 for 6h'],
+    blackouts: ['2026-12-24T00:00/2027-01-02T00:00'],
+    runMsExpected: 60_000,
+  })
   tt.same(config.settings.limits, {
     machinesPerRequestMax: 10,
     plansInParallelMax: 11,
@@ -116,6 +128,10 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
     'change.provider': ['"snow"', '1'],
     'change.requester_may_approve': ['"yes"', '1'],
     'change.local_admin_may_approve': ['"true"'],
+    'schedule.timezone': ['"Mars/Olympus"', '1', '""'],
+    'schedule.windows': ['"0 22 * * * for 6h"', '["0 22 * * *"]', '["61 * * * * for 1h"]', '[1]'],
+    'schedule.blackouts': ['["2026-02-30T00:00/04:00"]', '["0 22 * * * for 0m"]'],
+    'schedule.run_expected': ['0', '"10"', '1e9'],
     'clusters.patterns': ['"x"', '["(a"]', '["a"]', '["(a)(b)"]', '[1]', '["(?=a)(b)"]'],
     ...Object.fromEntries(
       CONFIG_REFERENCE.filter(({ key }) => key.startsWith('limits.')).map(({ key }) => [

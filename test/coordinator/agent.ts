@@ -190,7 +190,7 @@ export function createAgent(core: AgentWorld, name: string, id: string, label: L
     steps: (...steps) => record(steps.map((step) => ({ type: 'step', step }))),
     result: async (outcome, fields = {}) => {
       const { n: _, at: __, ...rest } = resultRecord(0, outcome, fields)
-      const reply = await record([rest])
+      const reply = await record([{ ...rest, ...(fields.at === undefined ? {} : { at: fields.at }) }])
       await core.settle()
       return reply
     },

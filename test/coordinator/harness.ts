@@ -18,8 +18,9 @@ import type {
   Reply,
   Settings,
 } from '../../coordinator/domain/events.ts'
-import { type ProjectRows, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
-import type { Actor, Instance, Order, Project, Target } from '../../coordinator/domain/state.ts'
+import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
+import type { Actor, Instance, Order, Project, Target, Write } from '../../coordinator/domain/state.ts'
+import type { step } from '../../coordinator/domain/step.ts'
 import { type Driver, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
 import type { AgentSend, Clock, Log, Store } from '../../coordinator/ports.ts'
@@ -48,6 +49,7 @@ export const SETTINGS: Settings = {
   ],
   clusters: [],
   approval: { requesterMayApprove: false, localAdminMayApprove: false },
+  schedule: { timezone: 'UTC', windows: [], blackouts: [], runMsExpected: 900_000 },
   limits: {
     machinesPerRequestMax: 100,
     plansInParallelMax: 10,
@@ -68,8 +70,13 @@ export type WorldOptions = {
   readonly approval?: Partial<Settings['approval']>
   readonly limits?: Partial<Settings['limits']>
   readonly clusters?: Settings['clusters']
+  readonly schedule?: Partial<Settings['schedule']>
   /** Where the numbers of changes and tasks begin. */
   readonly instance?: Partial<Instance>
+  /** What is in the store before the coordinator first starts, beside the instance. */
+  readonly given?: readonly Write[]
+  /** The core's step, for a test that looks into it. */
+  readonly core?: typeof step
   /** Machines that never connect. */
   readonly offline?: readonly string[]
 }
@@ -150,6 +157,7 @@ function createCore(options: WorldOptions) {
       tools,
       settings,
       log: QUIET,
+      ...(options.core === undefined ? {} : { core: options.core }),
       outbound: { toAgent, toChange },
       local: { isLocal, step: (view, envelope, given) => answered(localStep(view, envelope, given), provider) },
       onFatal: (error) => fatal.push(error),
@@ -211,6 +219,7 @@ function settingsOf(options: WorldOptions): Settings {
     ...SETTINGS,
     ...(options.clusters === undefined ? {} : { clusters: options.clusters }),
     approval: { ...SETTINGS.approval, ...options.approval },
+    schedule: { ...SETTINGS.schedule, ...options.schedule },
     limits: { ...SETTINGS.limits, ...options.limits },
   }
 }
@@ -233,6 +242,7 @@ function readersOf(core: Core) {
     project: project(change),
     targets: targets(change),
     bags: store().list('bags', `${project(change).id}/`),
+    holder: project(change).state === 'closed' ? null : liveRowsOf(core.driver().view, project(change)).holder,
   })
   /** As data; throws when it is not what the schema says. */
   const json = (change: string): Status => v.parse(statusSchema, statusOf(rowsOf(change), core.settings.instance))
@@ -337,7 +347,7 @@ function answered(outcome: ReturnType<typeof localStep>, provider: Provider): Re
 }
 
 async function seed(disk: ReturnType<typeof createMemoryDisk>, options: WorldOptions): Promise<void> {
-  if (options.instance === undefined) return
+  if (options.instance === undefined && options.given === undefined) return
   const store = openMemoryStore(disk)
   const row: FeedRow = { rev: 1, at: START, actor: 'smith', facts: [] }
   const instance: Instance = { frozen: null, fence: 0, change: 0, task: 0, ...options.instance }
@@ -346,7 +356,7 @@ async function seed(disk: ReturnType<typeof createMemoryDisk>, options: WorldOpt
     at: START,
     actor: 'smith',
     row,
-    writes: [{ table: 'instance', key: 'instance', row: instance, live: true }],
+    writes: [{ table: 'instance', key: 'instance', row: instance, live: true }, ...(options.given ?? [])],
     logs: [],
   })
   store.close()

@@ -16,14 +16,15 @@ const ACTIONS = 60
 /** What stands behind `Lift:` as a command of a person; null when it asks to wait, or for something on the machine. */
 function typed(text: string): Command | null {
   const [words] = text.split(', or ')
-  const match = /smith (approve|resume|unfreeze|retry|skip|resolve)(?: (CHG[0-9]{7}))?(?: ([a-z0-9.-]+))?/.exec(
+  const match = /smith (approve|resume|unfreeze|retry|skip|resolve|cancel)(?: (CHG[0-9]{7}))?(?: ([a-z0-9.-]+))?/.exec(
     words ?? '',
   )
   if (match === null) return null
   const [, verb, change = '', machine = ''] = match
   switch (verb) {
     case 'resume':
-      return { type: 'resume', change, reason: '' }
+    case 'cancel':
+      return { type: verb, change, reason: '' }
     case 'unfreeze':
       return { type: 'unfreeze', reason: '' }
     case 'retry':
@@ -39,6 +40,16 @@ function typed(text: string): Command | null {
 const openChanges = (world: World) =>
   [...world.driver().view.all('projects')].flatMap((project) => (project.change === null ? [] : [project.change]))
 
+/** How a project goes, at random; its window opens soon, or ends while the history goes on. */
+function paceText(world: World, dice: Dice): string {
+  const time = (minutes: number) => `${new Date(world.driver().now() + minutes * 60_000).toISOString().slice(0, 16)}Z`
+  return [
+    dice.pick(['', '', 'phases:1,100%', 'phases:50%,100% soak:3']),
+    dice.pick(['', '', 'on-failure:continue', 'max-failures:2']),
+    dice.pick(['', '', '', `window:${time(-5)}/${time(10)}`, `window:${time(8)}/${time(90)}`]),
+  ].join(' ')
+}
+
 async function actOnce(world: World, dice: Dice): Promise<void> {
   const agent = world.agent(dice.pick(FLEET))
   const change = dice.pick([...openChanges(world), 'CHG0000001'])
@@ -49,7 +60,7 @@ async function actOnce(world: World, dice: Dice): Promise<void> {
   const commands: (() => Promise<unknown>)[] = [
     () =>
       world.request(
-        `prod machines: ${dice.pick(['prod-dal10-*', `${W}-*`, agent.name])} outage:${dice.pick(['0', '5'])} offline:skip busy:skip`,
+        `prod machines: ${dice.pick(['prod-dal10-*', `${W}-*`, agent.name])} outage:${dice.pick(['0', '5'])} offline:skip busy:skip ${paceText(world, dice)}`,
       ),
     async () => known && world.approve(change),
     async () => known && world.approve(change),
@@ -161,11 +172,13 @@ async function lift(world: World, change: string, status: Status): Promise<strin
 t.test('[HLD-6] after any history, what stands behind Lift is accepted, and every project ends', async (t) => {
   for (let seed = 1; seed <= SEEDS; seed += 1) {
     const dice = createDice(seed, 'history')
-    const world = await createWorld({ machines: FLEET })
+    // START is at 22:13 UTC: the windows of the configuration end soon, and go on after a while.
+    const windows = seed % 3 === 0 ? ['0 21 * * * for 2h', '30 23 * * * for 23h'] : []
+    const world = await createWorld({ machines: FLEET, schedule: { windows, runMsExpected: 300_000 } })
     for (let action = 0; action < ACTIONS; action += 1) await actOnce(world, dice)
     await heal(world)
     const problems: string[] = []
-    for (let round = 0; round < 60 && isBusy(world); round += 1) {
+    for (let round = 0; round < 200 && isBusy(world); round += 1) {
       for (const change of openChanges(world)) {
         if (world.driver().view.get('changes', change) === undefined) continue
         const problem = await lift(world, change, world.json(change))

@@ -186,7 +186,7 @@ t.test('[APR-2] what is not an approval of this digest, now, denies', async (t) 
     { digest: 'f'.repeat(64), code: 'approval', reason: 'the approval is for another plan than the one at hand' },
     { state: 'closed', code: 'approval', reason: 'the change is closed' },
     { onHold: true, code: 'change-on-hold', reason: 'the change is on hold' },
-    { window: { start: 1, end: 2 }, code: 'window', reason: 'the window of the change is shut' },
+    { window: { start: 1, end: 2 }, code: 'window', reason: 'the window of the change ended at 1970-01-01 00:00 UTC' },
   ] as const
   for (const { code, reason, ...fields } of table) {
     const world = await createWorld({ machines: FLEET })

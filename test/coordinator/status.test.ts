@@ -168,6 +168,61 @@ t.test('[STA-7] waits: for a cluster, for an agent, for a window', async (t) => 
   matchesGolden(t, 'waiting-window', world.text(fourth))
 })
 
+t.test('[STA-7] waits: for the soak of a phase, for a window, and for none that comes again', async (t) => {
+  const machines = [...workers(3), 'prod-dal10-carrier4-worker-1']
+  const world = await createWorld({ machines })
+  const change = await world.begin(`prod machines: ${W}-* outage:0 phases:1,100% soak:30`)
+  await world.agent(`${W}-1`).succeed()
+  matchesGolden(t, 'waiting-soak', world.text(change))
+  const second = await world.begin(
+    'prod machines: prod-dal10-carrier4-* outage:0 window:2023-11-14T22:30/2023-11-14T23:00',
+  )
+  matchesGolden(t, 'waiting-request-window', world.text(second))
+  await world.steer('pause', second)
+  await world.later(3_600_000)
+  await world.steer('resume', second)
+  matchesGolden(t, 'window-over', world.text(second))
+})
+
+t.test(
+  '[STA-13] who has a line, since when, at which step and for whom, is told to those who wait for it',
+  async (t) => {
+    const world = await createWorld({ machines: workers(2) })
+    const first = await world.begin(`prod machines: ${W}-1 outage:0`)
+    const since = world.driver().now()
+    const second = await world.begin(`prod machines: ${W}-2 outage:0`)
+    await world.later(60_000)
+    await world.agent(`${W}-1`).steps('claim', 'update')
+    await world.later(83_000)
+    const holder = {
+      line: 'cluster:prod-dal10-carrier3',
+      change: first,
+      requester: 'ana',
+      machine: `${W}-1`,
+      order: world.agent(`${W}-1`).grant().order,
+      state: 'running',
+      since,
+      step: 'update',
+      stepAt: since + 60_000,
+    }
+    t.strictSame(world.json(second).holder, holder)
+    t.strictSame(world.json(first).holder, holder, 'and to itself')
+    matchesGolden(t, 'waiting-cluster-step', world.text(second))
+    await world.agent(`${W}-1`).fail()
+    t.match(world.json(second).holder, { state: 'failed', machine: `${W}-1` })
+    await world.skip(first, `${W}-1`)
+    t.match(world.json(second).holder, { machine: `${W}-2`, change: second })
+    t.equal(world.json(first).holder, null)
+    t.match(
+      world.facts().filter((fact) => fact.fact === 'lineTaken' && fact.line === 'cluster:prod-dal10-carrier3'),
+      [
+        { change: first, machine: `${W}-1`, text: 'for ana' },
+        { change: second, machine: `${W}-2`, text: 'for ana' },
+      ],
+    )
+  },
+)
+
 t.test('[STA-8] machines planning again are shown as a wait, and empty plans pass without a run', async (t) => {
   const world = await createWorld({ machines: workers(3) })
   world.agent(`${W}-1`).plan = EMPTY_PLAN

@@ -169,6 +169,40 @@ t.test('[UNK-4] a run that itself can not tell how it ended is for a person to s
   t.match(world.brief(change), new RegExp(`${W1} succeeded, ${W2} granted`))
 })
 
+t.test(
+  '[UNK-7] what a machine shows when it is back settles its unknown order, or lays it before a person',
+  async (t) => {
+    const table = [
+      { claimed: false, shown: null, state: 'granted', revoked: true, resolvable: false },
+      { claimed: false, shown: 'inbox', state: 'granted', revoked: false, resolvable: false },
+      { claimed: false, shown: 'refused', state: 'granted', revoked: true, resolvable: false },
+      { claimed: false, shown: 'void', state: 'granted', revoked: false, resolvable: false },
+      { claimed: false, shown: 'claimed', state: 'running', revoked: false, resolvable: false },
+      { claimed: false, shown: 'ended', state: 'running', revoked: false, resolvable: false },
+      { claimed: true, shown: 'claimed', state: 'running', revoked: false, resolvable: false },
+      { claimed: true, shown: 'latched', state: 'running', revoked: false, resolvable: false },
+      { claimed: true, shown: 'ended', state: 'running', revoked: false, resolvable: false },
+      { claimed: true, shown: null, state: 'unknown', revoked: false, resolvable: true },
+    ] as const
+    for (const { claimed, shown, state, revoked, resolvable } of table) {
+      const world = await world3()
+      const change = await world.begin(ALL)
+      const agent = world.agent(W1)
+      if (claimed) await agent.steps('claim', 'latch')
+      await agent.cut()
+      await world.later(claimed ? 91_000 : 700_000)
+      t.match(world.brief(change), /^held hold unknown/)
+      if (shown !== null) agent.inHand(shown)
+      await agent.connect()
+      const what = `${claimed ? 'claimed' : 'granted'}, shows ${shown ?? 'nothing'}`
+      t.equal(world.target(change, W1).state, state, what)
+      t.equal(agent.revokes().length > 0, revoked, `${what}: called back`)
+      t.equal((await world.resolve(change, W1, 'failed')).ok, resolvable, `${what}: a person may say how it ended`)
+      t.equal(world.agent(W2).grants().length, 0, `${what}: nothing else is granted`)
+    }
+  },
+)
+
 t.test('[UNK-5] a reboot may take the outage that was declared, and no longer', async (t) => {
   const world = await world3()
   const change = await world.begin(`prod machines: ${W1} outage:15`)

@@ -10,6 +10,7 @@ export const SETTINGS: Settings = {
   regions: [],
   clusters: [],
   approval: { requesterMayApprove: false, localAdminMayApprove: false },
+  schedule: { timezone: 'UTC', windows: [], blackouts: [], runMsExpected: 900_000 },
   limits: {
     machinesPerRequestMax: 100,
     plansInParallelMax: 3,

@@ -68,7 +68,12 @@ export class People {
     const names = [...machines.values()].map((machine) => machine.name)
     const pattern = `prod-dal10-carrier${dice.between(1, 3)}-worker-*`
     const which = dice.chance(0.5) ? pattern : [dice.pick(names), dice.pick(names)].join(' ')
-    return `prod machines: ${which} outage:0${dice.chance(0.5) ? ' offline:skip busy:skip' : ''}`
+    const pace = dice.pick(['', '', '', ' phases:1,50%,100% soak:5', ` window:${this.#time(-5)}/${this.#time(40)}`])
+    return `prod machines: ${which} outage:0${dice.chance(0.5) ? ' offline:skip busy:skip' : ''}${pace}`
+  }
+
+  #time(minutes: number): string {
+    return `${new Date(this.#world.time.now() + minutes * 60_000).toISOString().slice(0, 16)}Z`
   }
 
   #command(who: Person, command: Command, then?: (ok: boolean) => void): void {
@@ -121,6 +126,9 @@ export class People {
       case 'drift':
         if (dice.chance(0.3)) this.#command(who, { type: 'skip', change, machine, reason: 'later' }, decided)
         else this.#command(who, { type: 'retry', change, machine, reason: '' }, decided)
+        return
+      case 'window':
+        this.#cancel(who, view, project)
         return
       default:
         this.#command(who, { type: 'resume', change, reason: '' })

@@ -6,7 +6,7 @@
 import type { Command } from 'commander'
 import type { PlanView } from '../../../protocol/http.ts'
 import type { Client } from '../client.ts'
-import { type Context, changeArgument, machineArgument } from '../context.ts'
+import { type Context, changeArgument, changeOrRequestArgument, machineArgument } from '../context.ts'
 import { CliError, EXIT, usageError } from '../failure.ts'
 import { isInteractive } from '../io.ts'
 import { planLines } from '../plan-text.ts'
@@ -15,12 +15,13 @@ import { visible } from '../text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 type Reason = { readonly reason?: string }
+const NUMBER = 'the number of the change'
 
 export function addDecide(parent: Command, run: Run): void {
   addApprove(parent, run)
   addWhole(parent, run, 'reject', 'refuse the approval; the project ends without a run', 'is rejected')
   addWhole(parent, run, 'pause', 'grant nothing more until resume; the machine at work ends its run', 'is paused')
-  addWhole(parent, run, 'resume', 'go on after a pause or a hold', 'goes on')
+  addWhole(parent, run, 'resume', 'go on after a pause or a hold, or end the soak of a phase', 'goes on')
   addWhole(parent, run, 'cancel', 'end the project after the machine at work', 'is being cancelled')
   addMachineVerbs(parent, run)
   for (const [verb, said] of [
@@ -52,11 +53,11 @@ function addWhole(
   const command = parent
     .command(verb)
     .description(help)
-    .argument('<change>', 'the number of the change')
+    .argument('<change>', verb === 'cancel' ? `${NUMBER}, or the id of its request while it has none` : NUMBER)
     .option('--reason <reason>', 'why')
     .action(
       acting(run, async (context, text: string, options: Reason) => {
-        const change = changeArgument(text)
+        const change = verb === 'cancel' ? changeOrRequestArgument(text) : changeArgument(text)
         const done = await context.client().call(verb, { params: { change }, body: options })
         return say(context, done, `${change} ${said}.`)
       }),
@@ -148,7 +149,7 @@ function addApprove(parent: Command, run: Run): void {
         if (options.digest === undefined && !isInteractive(context.io)) {
           throw usageError(
             'off a terminal an approval needs the digest that was seen',
-            `Look with: smith plan, or on a terminal: smith approve ${change}; then add --digest DIGEST.`,
+            `See it with: smith status ${change} --json (or its plan, on a terminal: smith approve ${change}); then add --digest DIGEST.`,
           )
         }
         return approveVerb(context, context.client(), change, options)

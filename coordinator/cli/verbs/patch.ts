@@ -21,6 +21,22 @@ const POLL_MS = 100
 const POLL_MS_MAX = 1000
 const POLL_FAILURES_MAX = 30
 
+const KEYS_HELP = `
+The keys of a request, in any order:
+  machines:    names, addresses and patterns of the machines
+  outage:      minutes of outage declared for each; with 0 none is rebooted
+  except:      machines to leave out
+  offline:skip, busy:skip
+               leave out machines that a pattern found and that can't be patched now
+  phases:      cumulative shares of all machines, such as 1,10%,100%
+  soak:        minutes between the phases
+  on-failure:  stop (the default) or continue
+  max-failures:
+               go on after failures until so many machines (3) or so large a share (5%) have failed
+  window:      START/END, such as 2026-11-24T22:00/2026-11-25T04:00 or 2026-11-24T22:00/04:00, in the time zone of
+               the coordinator unless it says another (Z, +01:00); nothing is granted outside of it
+`
+
 export function addPatch(parent: Command, run: Run): void {
   const patch = parent
     .command('patch')
@@ -37,7 +53,8 @@ export function addPatch(parent: Command, run: Run): void {
     patch,
     'smith patch prod machines: prod-dal10-carrier3-worker-11 outage:0',
     "smith patch --wait '725 machines: prod-dal10-carrier3-worker-* 10.77.0.12 outage:15'",
-  )
+    "smith patch 'prod machines: prod-dal10-* outage:0 phases:1,10%,100% soak:30 max-failures:2'",
+  ).addHelpText('after', KEYS_HELP)
   const plan = parent
     .command('plan')
     .description('show what a patch would do, and raise nothing')
@@ -129,7 +146,7 @@ async function request(context: Context, client: Client, body: Asked): Promise<R
         throw new CliError(
           EXIT.refused,
           'interrupted; the coordinator goes on with the request',
-          'Look with: smith status',
+          `Look with: smith status, or give it up with: smith cancel ${view.request}`,
         )
       }
       pauseMs = Math.min(POLL_MS_MAX, pauseMs * 1.5)
