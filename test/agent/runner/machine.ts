@@ -117,6 +117,8 @@ export function createSigner(disk: Disk, layout: Layout) {
   let fence = 0
   const grantFor = (planned: Planned, changes: Partial<GrantPayload> = {}) => {
     fence += 1
+    // Read once: a grant that lives a millisecond too long is refused.
+    const issuedAt = Date.now()
     const payload: GrantPayload = {
       type: 'smith-grant-v1',
       order: randomBytes(16).toString('hex'),
@@ -127,8 +129,8 @@ export function createSigner(disk: Disk, layout: Layout) {
       planHash: createHash('sha256').update(planText(planned.plan)).digest('hex'),
       attempt: 1,
       outageMinutes: 0,
-      issuedAt: Date.now(),
-      startBy: Date.now() + 600_000,
+      issuedAt,
+      startBy: issuedAt + 600_000,
       ...changes,
     }
     const bytes = Buffer.from(JSON.stringify(payload))
