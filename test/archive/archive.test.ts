@@ -155,8 +155,16 @@ t.test('the archive', async (t) => {
     const { archive, dir, next } = await makeWorld(t)
     const twin = await buildPackage({ name: 'hello', version: '1.1', postinst: 'true' }, join(dir, 'twin'))
     await archive.publish({ suite: '726', packages: [twin], date: ago(5) })
-    const served = await readFile(join(archive.dir, archive.poolPath(next)))
-    t.equal(createHash('sha256').update(served).digest('hex'), next.sha256)
+    const hashOf = async (path: string) =>
+      createHash('sha256')
+        .update(await readFile(path))
+        .digest('hex')
+    t.equal(await hashOf(join(archive.dir, archive.poolPath(next))), next.sha256)
+    const scripts = Array.from({ length: 6 }, (_, index) => `exit 0 # ${'x'.repeat(index * 10_000)}`)
+    const built = await Promise.all(
+      scripts.map((postinst) => buildPackage({ name: 'hello', version: '1.1', postinst }, join(dir, 'twin'))),
+    )
+    for (const one of built) t.equal(await hashOf(one.path), one.sha256, 'also when they are built side by side')
   })
 })
 

@@ -4,8 +4,7 @@
  * roots without chroot: every path that they touch begins with $DPKG_ROOT, which is empty on a real host.
  */
 import { createHash } from 'node:crypto'
-import { chmod, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { chmod, mkdir, mkdtemp, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { execa } from 'execa'
 import { type Behaviour, type ScriptName, SCRIPT_NAMES, scriptText } from './behaviours.ts'
@@ -63,24 +62,33 @@ export function hostArchitecture(): Promise<string> {
   return hostArch
 }
 
-/** Builds one package into `outDir` (made if need be) and tells what came out. */
+/**
+ * Builds one package into a folder of `outDir` (made if need be) that bears its hash, and tells what came out: of two
+ * that claim the same version, at the same time too, neither is written over.
+ */
 export async function buildPackage(spec: PackageSpec, outDir: string): Promise<BuiltPackage> {
   const arch = spec.arch === 'host' ? await hostArchitecture() : (spec.arch ?? 'all')
-  const path = join(outDir, `${spec.name}_${spec.version.replace(/^\d+:/, '')}_${arch}.deb`)
+  const file = `${spec.name}_${spec.version.replace(/^\d+:/, '')}_${arch}.deb`
   await mkdir(outDir, { recursive: true })
-  const tree = await mkdtemp(join(tmpdir(), 'smith-build-'))
+  const work = await mkdtemp(join(outDir, '.build-'))
   try {
+    const tree = join(work, 'tree')
+    await mkdir(tree, { mode: 0o755 })
     await writeTree(tree, spec, arch)
     const env = { SOURCE_DATE_EPOCH: String(PACKAGE_TIME_S), LC_ALL: 'C.UTF-8' }
+    const made = join(work, file)
     // No compression: quick, and the bytes do not depend on the version of a compressor.
-    await execa('dpkg-deb', ['--root-owner-group', '-Znone', '-b', tree, path], { env })
+    await execa('dpkg-deb', ['--root-owner-group', '-Znone', '-b', tree, made], { env })
+    const bytes = await readFile(made)
+    const control = (await execa('dpkg-deb', ['-f', made])).stdout
+    const sha256 = createHash('sha256').update(bytes).digest('hex')
+    const path = join(outDir, sha256.slice(0, 12), file)
+    await mkdir(dirname(path), { recursive: true })
+    await rename(made, path)
+    return { name: spec.name, version: spec.version, arch, path, size: bytes.length, sha256, control: `${control}\n` }
   } finally {
-    await rm(tree, { recursive: true, force: true })
+    await rm(work, { recursive: true, force: true })
   }
-  const bytes = await readFile(path)
-  const control = (await execa('dpkg-deb', ['-f', path])).stdout
-  const sha256 = createHash('sha256').update(bytes).digest('hex')
-  return { name: spec.name, version: spec.version, arch, path, size: bytes.length, sha256, control: `${control}\n` }
 }
 
 async function writeTree(tree: string, spec: PackageSpec, arch: string): Promise<void> {
