@@ -19,6 +19,8 @@ import { type Shipping, createShipping } from './session/shipping.ts'
 
 /** After a sign that files changed, they are looked at so much later, since signs come in swarms. */
 const SETTLE_MS = 40
+/** What the disk did not take is asked for again so much later. */
+const ASK_AGAIN_MS = 10_000
 /** Its own files change one after another; it looks at them when none has changed for so long. */
 const OWN_FILES_SETTLE_MS = 5_000
 
@@ -40,6 +42,7 @@ type State = {
   poll: Cancel | null
   pollAt: number
   renewal: Cancel | null
+  askAgain: Cancel | null
   stopWatches: Cancel[]
   stopped: boolean
 }
@@ -75,6 +78,7 @@ export function createAgent(
     poll: null,
     pollAt: 0,
     renewal: null,
+    askAgain: null,
     stopWatches: [],
     stopped: false,
   }
@@ -89,6 +93,7 @@ export function createAgent(
       s.stopped = true
       s.poll?.()
       s.renewal?.()
+      s.askAgain?.()
       for (const stopWatch of s.stopWatches.splice(0)) stopWatch()
       s.keeper.stop()
       connection.stop()
@@ -207,10 +212,10 @@ function onFrame(s: State, frame: WorkFrame): void {
       s.errands.onOffer(frame)
       return
     case 'grant':
-      guard(log, 'keeping a grant', { order: frame.order }, () => onGrant(s, frame))
+      keep(s, 'a grant', frame.order, () => onGrant(s, frame))
       return
     case 'revoke':
-      guard(log, 'keeping a revoke', { order: frame.order }, () => onRevoke(s, frame.order))
+      keep(s, 'a revoke', frame.order, () => onRevoke(s, frame.order))
       return
     case 'ack':
       s.shipping.onAck(frame.order, frame.upTo)
@@ -221,6 +226,20 @@ function onFrame(s: State, frame: WorkFrame): void {
     default:
       unreachable(frame)
   }
+}
+
+/** The coordinator says it once on a connection, so what the disk did not take would be waited for without an end. */
+function keep(s: State, what: string, order: string, work: () => void): void {
+  const { log, clock } = s.ports
+  const isKept = guard(log, `keeping ${what}`, { order }, () => {
+    work()
+    return true
+  })
+  if (isKept === true || s.askAgain !== null) return
+  s.askAgain = clock.after(ASK_AGAIN_MS, () => {
+    s.askAgain = null
+    s.connection.renew(`${what} could not be kept; a new hello asks for it again`)
+  })
 }
 
 function onGrant(s: State, frame: Extract<WorkFrame, { t: 'grant' }>): void {

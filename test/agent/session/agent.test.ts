@@ -180,6 +180,39 @@ t.test('[AGT-3] a grant that is not for this machine or order is told in the log
   t.end()
 })
 
+t.test('[AGT-17] a grant or revoke that the disk did not take is asked for again by a new hello', (t) => {
+  for (const frame of [grantFrame(), { t: 'revoke', order: ORDER }]) {
+    let isFull = true
+    const real = createRealDisk()
+    const disk: Disk = {
+      ...real,
+      write: (path, ...rest) => {
+        if (isFull && path.includes('inbox'))
+          throw Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' })
+        real.write(path, ...rest)
+      },
+    }
+    const m = machine(t, { disk })
+    m.agent.start()
+    m.accept()
+    m.link().say(frame)
+    m.link().say(frame)
+    t.same(m.sent('granted'), [])
+    m.clock.advance(9_000)
+    t.equal(m.links.length, 1, 'a full disk is not asked about all the time')
+    m.clock.advance(3_000)
+    t.equal(m.links.length, 2)
+    t.equal(m.links[0]?.closed?.code, 1001)
+    isFull = false
+    m.accept()
+    m.link().say(frame)
+    t.equal(inboxOf(m).length, 1)
+    m.clock.advance(60_000)
+    t.equal(m.links[1]?.closed, null, 'what was kept needs no new hello')
+  }
+  t.end()
+})
+
 t.test('[AGT-4] a revoke is dropped for the runner, once, also for an order that never arrived', (t) => {
   const m = machine(t)
   m.agent.start()
