@@ -161,7 +161,7 @@ function quietNote(order: Order, forMs: number): string {
 
 /**
  * Waits for the order's lock, which wrapper and apt hold, and then for dpkg's own: when apt itself was killed, dpkg
- * goes on without it.
+ * goes on without it, whether or not the wrapper lived to write down how apt ended.
  */
 function awaitFreeLock(run: Run, watch: Watch): void {
   const { order } = run
@@ -178,7 +178,8 @@ function awaitFreeLock(run: Run, watch: Watch): void {
     let isSaid = false
     const look = () => {
       const exit = readExit(ports.disk, order.files)
-      const holder = exit === null ? firstHolder(order) : null
+      const isAptLost = exit === null || exit.signal !== null
+      const holder = isAptLost ? firstHolder(order) : null
       if (holder !== null) {
         if (!isSaid) order.records.note(`apt is gone, and ${holder} is still at work; it is waited for`)
         isSaid = true

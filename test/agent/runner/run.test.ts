@@ -147,6 +147,13 @@ t.test('[RUN-4] a retry of the approved plan may be smaller, a first try may not
   machine.drop(third.order, third.grant)
   await machine.startRunner().ended
   t.match(machine.resultOf(third.order), { outcome: 'succeeded', latched: false, message: 'nothing was left to do' })
+  const newer = await machine.build([{ name: 'web', version: '3.0' }])
+  await machine.root.dpkg(['--install', newer[0]?.path ?? ''])
+  const fourth = machine.grantFor(planned, { attempt: 4 })
+  machine.drop(fourth.order, fourth.grant)
+  await machine.startRunner().ended
+  const overtaken = { outcome: 'failed', cause: 'plan-drift', step: 'replan', latched: false }
+  t.match(machine.resultOf(fourth.order), overtaken, 'what another hand installed is not what was approved')
 })
 
 t.test(
