@@ -199,7 +199,6 @@ function onReady(s: State): void {
 }
 
 function onFrame(s: State, frame: WorkFrame): void {
-  const { log } = s.ports
   switch (frame.t) {
     case 'plan':
       // What planning loads late may be gone with the old files; the question comes again after the next hello.
@@ -221,7 +220,7 @@ function onFrame(s: State, frame: WorkFrame): void {
       s.shipping.onAck(frame.order, frame.upTo)
       return
     case 'forget':
-      guard(log, 'letting an order go', { order: frame.order }, () => onForget(s, frame.order))
+      keep(s, 'that an order is let go', frame.order, () => onForget(s, frame.order))
       return
     default:
       unreachable(frame)

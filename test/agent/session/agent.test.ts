@@ -213,6 +213,32 @@ t.test('[AGT-17] a grant or revoke that the disk did not take is asked for again
   t.end()
 })
 
+t.test('[AGT-17] that an order is let go is asked for again when the disk did not take it', (t) => {
+  let isFull = true
+  const real = createRealDisk()
+  const disk: Disk = {
+    ...real,
+    write: (path, ...rest) => {
+      if (isFull && path.includes('forgotten')) throw Object.assign(new Error('EIO: i/o error'), { code: 'EIO' })
+      real.write(path, ...rest)
+    },
+  }
+  const m = machine(t, { disk })
+  claim(m)
+  write(m, [lineRecord(1), resultRecord(2)])
+  m.agent.start()
+  m.accept({ [ORDER]: 2 })
+  m.link().say({ t: 'forget', order: ORDER })
+  m.clock.advance(12_000)
+  t.equal(m.links.length, 2)
+  isFull = false
+  t.equal(m.accept({ [ORDER]: 2 }).orders.length, 1, 'it is still in hand')
+  m.link().say({ t: 'forget', order: ORDER })
+  m.reconnect()
+  t.same(m.accept().orders, [])
+  t.end()
+})
+
 t.test('[AGT-4] a revoke is dropped for the runner, once, also for an order that never arrived', (t) => {
   const m = machine(t)
   m.agent.start()
