@@ -92,7 +92,10 @@ export function createShipping(
   return {
     track: (order) => void track(s, order),
     expect: (order) => {
-      track(s, order).isExpected = true
+      const tail = track(s, order)
+      tail.isExpected = true
+      // The coordinator has just spoken of it, so it knows it, also when no hello could name it.
+      tail.waits = false
     },
     drop: (order) => {
       s.tails.get(order)?.stopWatch?.()
