@@ -19,6 +19,8 @@ import { type Shipping, createShipping } from './session/shipping.ts'
 
 /** After a sign that files changed, they are looked at so much later, since signs come in swarms. */
 const SETTLE_MS = 40
+/** What the disk did not take is asked for again so much later. */
+const ASK_AGAIN_MS = 10_000
 /** Its own files change one after another; it looks at them when none has changed for so long. */
 const OWN_FILES_SETTLE_MS = 5_000
 /** How often a machine that can take no orders looks whether it can again. */
@@ -48,6 +50,7 @@ type State = {
   impediment: string | null
   impedimentLook: Cancel | null
   rest: Cancel | null
+  askAgain: Cancel | null
   stopWatches: Cancel[]
   stopped: boolean
 }
@@ -100,6 +103,7 @@ export function createAgent(
     impediment: null,
     impedimentLook: null,
     rest: null,
+    askAgain: null,
     stopWatches: [],
     stopped: false,
   }
@@ -110,18 +114,17 @@ export function createAgent(
       schedule(s, 0)
       connection.start()
     },
-    stop: () => {
-      s.stopped = true
-      s.poll?.()
-      s.renewal?.()
-      s.impedimentLook?.()
-      s.rest?.()
-      for (const stopWatch of s.stopWatches.splice(0)) stopWatch()
-      s.keeper.stop()
-      connection.stop()
-    },
+    stop: () => stop(s),
     state: connection.state,
   }
+}
+
+function stop(s: State): void {
+  s.stopped = true
+  for (const cancel of [s.poll, s.renewal, s.impedimentLook, s.rest, s.askAgain, ...s.stopWatches]) cancel?.()
+  s.stopWatches = []
+  s.keeper.stop()
+  s.connection.stop()
 }
 
 /** Takes up every order of the disk that the coordinator has not let go. */
@@ -258,7 +261,6 @@ function isToldAnew(s: State): boolean {
 }
 
 function onFrame(s: State, frame: WorkFrame): void {
-  const { log } = s.ports
   switch (frame.t) {
     case 'plan':
       // What planning loads late may be gone with the old files; the question comes again after the next hello.
@@ -272,20 +274,34 @@ function onFrame(s: State, frame: WorkFrame): void {
       s.errands.onOffer(frame)
       return
     case 'grant':
-      guard(log, 'keeping a grant', { order: frame.order }, () => onGrant(s, frame))
+      keep(s, 'a grant', frame.order, () => onGrant(s, frame))
       return
     case 'revoke':
-      guard(log, 'keeping a revoke', { order: frame.order }, () => onRevoke(s, frame.order))
+      keep(s, 'a revoke', frame.order, () => onRevoke(s, frame.order))
       return
     case 'ack':
       s.shipping.onAck(frame.order, frame.upTo)
       return
     case 'forget':
-      guard(log, 'letting an order go', { order: frame.order }, () => onForget(s, frame.order))
+      keep(s, 'that an order is let go', frame.order, () => onForget(s, frame.order))
       return
     default:
       unreachable(frame)
   }
+}
+
+/** The coordinator says it once on a connection, so what the disk did not take would be waited for without an end. */
+function keep(s: State, what: string, order: string, work: () => void): void {
+  const { log, clock } = s.ports
+  const isKept = guard(log, `keeping ${what}`, { order }, () => {
+    work()
+    return true
+  })
+  if (isKept === true || s.askAgain !== null) return
+  s.askAgain = clock.after(ASK_AGAIN_MS, () => {
+    s.askAgain = null
+    s.connection.renew(`${what} could not be kept; a new hello asks for it again`)
+  })
 }
 
 function onGrant(s: State, frame: Extract<WorkFrame, { t: 'grant' }>): void {

@@ -91,7 +91,7 @@ export function runObjection(
     return `this machine takes runs only in its windows (${windows}, local time); the next opens ${nextOpening(allow.windows, facts.local)}`
   }
   const { last } = facts
-  if (last === null || last.change === facts.change) return null
+  if (last === null || last.change === facts.change || allow.daysBetweenRunsMin === 0) return null
   const openAt = last.at + allow.daysBetweenRunsMin * DAY_MS
   if (facts.now >= openAt) return null
   return `this machine takes one run in ${allow.daysBetweenRunsMin} days; the last was for ${last.change}, the next may begin ${new Date(openAt).toISOString()}`

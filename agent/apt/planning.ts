@@ -104,7 +104,7 @@ export async function planOnce(ports: PlanPorts, request: PlanRequest): Promise<
     if (isRefusal(second)) return second
     build = number
   }
-  const made = await simulateFor(ports, config, folders, build, left)
+  const made = await simulateInPeace(ports, config, folders, build, left)
   if (isRefusal(made)) return made
   const objection = rebootObjection(config)
   if (request.outageMinutes > 0 && made.plan.rebootDue && objection !== null) {
@@ -134,6 +134,32 @@ async function updateFor(
   const failed = failureOf(ran.end, ran.text, 'update', clockAheadMs)
   if (failed !== null) return refusalOfFailure(`apt-get update from build ${build}`, failed)
   return releasesIn(ports.disk, folders.lists)
+}
+
+/**
+ * What another program is in the middle of would stand in the plan as a repair, and be drift when that has ended: it
+ * is given half of the time that is left.
+ */
+async function simulateInPeace(
+  ports: PlanPorts,
+  config: AgentConfig,
+  folders: AptFolders,
+  build: string,
+  left: () => number,
+): Promise<Planned | Refusal> {
+  const target: AptTarget = { root: config.aptRoot }
+  const patience = ports.now() + left() / 2
+  for (;;) {
+    const wasHeld = isDpkgHeld(ports, target)
+    const made = await simulateFor(ports, config, folders, build, left)
+    if (isRefusal(made) || made.plan.repairs.length === 0 || ports.now() >= patience) return made
+    if (!wasHeld && !isDpkgHeld(ports, target)) return made
+    await capture(ports, folders, { ...specOf(config, folders, ['sleep', '1']), timeLimitMs: left() })
+  }
+}
+
+function isDpkgHeld({ machine }: Pick<PlanPorts, 'machine'>, target: AptTarget): boolean {
+  return dpkgLocksOf(target).some((path) => machine.lockHolder(path) !== null)
 }
 
 async function simulateFor(
@@ -251,7 +277,7 @@ export function planFrom(
   const warned = /^W: Unable to read (\S+)/m.exec(printed.simulation)?.[1]
   if (warned !== undefined) return unreadable(warned, 'permission denied')
   // While a program changes packages, its journal is in motion and no sign of an interruption.
-  const isHeld = dpkgLocksOf(target).some((path) => ports.machine.lockHolder(path) !== null)
+  const isHeld = isDpkgHeld(ports, target)
   const planned = makePlan({
     ...printed,
     dpkgStatus: isHeld

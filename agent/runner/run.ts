@@ -26,7 +26,7 @@ import { isRefusal, type Planned } from '../apt/plan.ts'
 import { releasesGoneBack, releasesIn } from '../apt/sources.ts'
 import { codeOf, type Disk, readIfExists, writeFileDurably } from '../disk/disk.ts'
 import { readFate } from '../disk/order-state.ts'
-import { filesystemEnding, ruleEnding, runChecks, waitForLocks } from './checks.ts'
+import { filesystemEnding, ruleEnding, runChecks, versionsWrong, waitForLocks } from './checks.ts'
 import { readLatch, readTry, takeLatch } from './command-file.ts'
 import { keepHealth } from './health-probe.ts'
 import { endBefore, resumeInstall, startInstall } from './install.ts'
@@ -200,9 +200,9 @@ function judge(run: Run, planned: ReturnType<typeof planFrom>): void {
   const { order } = run
   if (isRefusal(planned)) return endBefore(run, failedFor('replan', 'internal', planned.message, [], [planned.remedy]))
   for (const warning of planned.warnings) order.records.note(warning.slice(0, 2000))
-  const drift = driftOf(order.approved, planned.plan, order.payload.attempt > 1)
-  if (drift.length > 0) {
-    const lines = drift.map((one) => one.message)
+  const drift = driftOf(order.approved, planned.plan, order.payload.attempt > 1).map((one) => one.message)
+  const lines = [...drift, ...overtaken(order, planned.plan)]
+  if (lines.length > 0) {
     const more = lines.length > 1 ? ` (and ${lines.length - 1} more)` : ''
     return endBefore(
       run,
@@ -244,6 +244,15 @@ function judge(run: Run, planned: ReturnType<typeof planFrom>): void {
 /** Where dpkg was killed after all was in place, its journal is still to be folded in. */
 function hasWork(order: Order, plan: Plan): boolean {
   return !isEmptyPlan(plan) || isJournalLeft(order.context.ports.disk, order.target)
+}
+
+/** What a retry has no more to do for must be as it was approved, by whatever hand. */
+function overtaken(order: Order, now: Plan): string[] {
+  if (order.payload.attempt === 1) return []
+  const isLeft = (entry: { name: string; arch: string }) =>
+    [...now.installs, ...now.repairs].some((one) => one.name === entry.name && one.arch === entry.arch)
+  const installs = order.approved.installs.filter((entry) => !isLeft(entry))
+  return versionsWrong(order, { ...order.approved, installs, removes: [], repairs: [] })
 }
 
 function fetch(run: Run, planned: Planned): void {

@@ -13,9 +13,9 @@ import type { Order } from './order.ts'
 import type { RunnerContext } from './ports.ts'
 
 const SYSTEMD = '/run/systemd/system'
-/** The last of a target's drop-ins by name is the one that counts. */
 /** All that have a limit in Debian 12 or 13; a drop-in of a target that is not there does nothing. */
 const TARGETS = ['reboot', 'poweroff', 'halt', 'kexec', 'soft-reboot', 'exit']
+/** The last of a target's drop-ins by name is the one that counts. */
 const DROP_INS = TARGETS.map((target) => join(SYSTEMD, `${target}.target.d`, 'zz-smith-run.conf'))
 const TEXT = '# smith: apt is at work, and a shutdown waits for it.\n[Unit]\nJobTimeoutSec=infinity\n'
 const RELOAD_MS_MAX = 60_000

@@ -1,76 +1,48 @@
 /**
  * Starts apt for one order and stays until it has ended. Run as `flock -F -E 75 <order>/lock node wrapper.ts
  * <order> <try>`, in a session of its own. The lock's descriptor goes on to apt, so that the lock lives as long as
- * apt even when this program is killed; dpkg and the packages' daemons don't get it.
- * Invariant: the latch is taken after all code is loaded and is the last act before apt; apt is started by whoever
- * took the latch and by nobody else, ever.
+ * apt even when this program is killed; dpkg and the packages' daemons don't get it. What it decides is in wrap.ts,
+ * which is called after all code is loaded.
  */
-import { closeSync, constants, openSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
+import { constants, openSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
 import { execa } from 'execa'
-import type { Plan } from '../../protocol/plan.ts'
 import { fileDescriptor } from '../apt/processes.ts'
-import { createRealDisk, type Disk, writeFileDurably } from '../disk/disk.ts'
-import { type OrderLayout, orderFilesOf } from '../disk/layout.ts'
-import { readFate } from '../disk/order-state.ts'
-import { type InstallCommand, type InstallExit, readCommand, readTry, takeLatch } from './command-file.ts'
+import { createRealDisk } from '../disk/disk.ts'
+import { orderFilesOf } from '../disk/layout.ts'
+import type { InstallCommand } from './command-file.ts'
+import { type Ended, wrap } from './wrap.ts'
 
-/** Exit statuses, for the log of a person who looks; the runner decides by the files alone. */
-const STALE = 76
 const NO_LOCK = 77
-const LATCHED_ALREADY = 78
 
-type Ended = { readonly status: number | null; readonly signal: string | null; readonly problem: string | null }
 type Descriptors = { readonly lock: number; readonly output: number; readonly status: number }
 
-async function main(): Promise<number> {
+function main(): Promise<number> {
   const [folder, ownTry] = process.argv.slice(2)
-  if (folder === undefined || ownTry === undefined) return 2
+  if (folder === undefined || ownTry === undefined) return Promise.resolve(2)
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => undefined)
-  const disk = createRealDisk()
   const files = orderFilesOf(folder)
   const lock = lockDescriptor(files.lock)
-  if (lock === null) return NO_LOCK
-  const command = readCommand(disk, files)
-  // Read under the lock: the runner raises the number before it looks whether the lock is free.
-  if (command === null || command.try !== Number(ownTry) || readTry(disk, files) !== command.try) return STALE
-  if (readFate(disk, files)?.fate !== 'claim') return STALE
+  if (lock === null) return Promise.resolve(NO_LOCK)
   const append = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND | constants.O_NOFOLLOW
-  const descriptors = {
-    lock,
-    output: openSync(files.output, append, 0o640),
-    status: openSync(files.status, append, 0o640),
+  let descriptors: Descriptors | null = null
+  const over = Promise.withResolvers<number>()
+  const ports = {
+    disk: createRealDisk(),
+    now: () => Date.now(),
+    open: () => {
+      descriptors = {
+        lock,
+        output: openSync(files.output, append, 0o640),
+        status: openSync(files.status, append, 0o640),
+      }
+    },
+    start: (argv: readonly string[], command: InstallCommand, then: (ended: Ended) => void) => {
+      if (descriptors === null) throw new Error('nothing is open that apt could write to')
+      run(argv, command, descriptors).then(then).catch(over.reject)
+    },
   }
-  const startedAt = Date.now()
-  if (!takeLatch(disk, files, { by: 'wrapper', at: startedAt, try: command.try })) return LATCHED_ALREADY
-  await install(disk, files, command, descriptors, startedAt)
-  return 0
-}
-
-async function install(
-  disk: Disk,
-  files: OrderLayout,
-  command: InstallCommand,
-  fds: Descriptors,
-  startedAt: number,
-): Promise<void> {
-  // dpkg would hand the lock on to daemons, so a shell keeps it beside dpkg instead.
-  const repair =
-    command.repair === null
-      ? null
-      : await run(['sh', '-c', '"$@" 3>&- 4>&-; exit $?', 'sh', ...command.repair], command, fds)
-  // A package that still can't be configured is no reason to stop where apt brings something: the new version may be
-  // the cure, and dpkg goes from half-configured to it without the old script. With nothing to bring, apt would only
-  // run the script that just failed once more.
-  const isHopeless = repair !== null && repair.status !== 0 && !bringsAnything(command.plan)
-  const ended = isHopeless ? repair : await run(command.install, command, fds)
-  closeSync(fds.status)
-  const exit: InstallExit = { ...ended, repairStatus: repair?.status ?? null, startedAt, endedAt: Date.now() }
-  disk.fsync(files.output)
-  writeFileDurably(disk, files.exit, `${JSON.stringify(exit)}\n`, { mode: 0o640 })
-}
-
-function bringsAnything(plan: Plan): boolean {
-  return plan.installs.length > 0 || plan.removes.length > 0
+  wrap(ports, files, Number(ownTry), over.resolve)
+  return over.promise
 }
 
 /** Descriptors 3 (lock) and 4 (progress) are what the argv in command.json counts on. */

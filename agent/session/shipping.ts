@@ -4,6 +4,7 @@
  * Invariants: what is sent is complete and synced; at most RECORDS_WINDOW_MAX records of an order are under way;
  * the numbers sent on one connection follow each other without a gap.
  */
+import { dirname } from 'node:path'
 import { type OrderInHand, RECORDS_WINDOW_MAX } from '../../protocol/agent.ts'
 import type { OrderEvidence } from '../../protocol/files.ts'
 import { orderLayoutOf } from '../disk/layout.ts'
@@ -91,7 +92,10 @@ export function createShipping(
   return {
     track: (order) => void track(s, order),
     expect: (order) => {
-      track(s, order).isExpected = true
+      const tail = track(s, order)
+      tail.isExpected = true
+      // The coordinator has just spoken of it, so it knows it, also when no hello could name it.
+      tail.waits = false
     },
     drop: (order) => {
       s.tails.get(order)?.stopWatch?.()
@@ -165,6 +169,8 @@ function refresh(s: State, tail: Tail): void {
     if (tail.stopWatch === null)
       tail.stopWatch = s.ports.watch(orderLayoutOf(s.ports.layout, tail.order).folder, s.onChange)
     disk.fsync(tail.path)
+    // The runner may have ended between the file and its folder, and then nobody else makes the name safe.
+    if (tail.synced === 0) disk.fsync(dirname(tail.path))
     const end = seek(disk, tail.path, tail.known, Number.MAX_SAFE_INTEGER, size)
     if (end.line > tail.known.line) {
       const before = seek(disk, tail.path, tail.known, end.line - 1, size)

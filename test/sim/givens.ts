@@ -1,10 +1,11 @@
-/** What every simulated world has: its settings, its people, its plans, and how many faults of which kind. */
-import { createHash } from 'node:crypto'
-import type { Plan } from '../../protocol/plan.ts'
+/** What every simulated world has: its settings, its people, its keys, and how long it lasts. */
+import { createHash, createPrivateKey, createPublicKey, type KeyObject } from 'node:crypto'
+import { type AgentConfig, checkAgentConfig } from '../../agent/config.ts'
 import type { Settings } from '../../coordinator/domain/events.ts'
 import type { Actor } from '../../coordinator/domain/state.ts'
-import type { Dice } from './random.ts'
 
+/** A permission may be this old when it is used: a withdrawal in between does not count yet. */
+export const PERMISSION_AGE_MS_MAX = 10_000
 export const SETTINGS: Settings = {
   instance: 'sim',
   regions: [],
@@ -19,15 +20,19 @@ export const SETTINGS: Settings = {
     waitMsMax: 600_000,
     silenceMsMax: 90_000,
     grantLifeMs: 600_000,
-    permissionAgeMsMax: 10_000,
+    permissionAgeMsMax: PERMISSION_AGE_MS_MAX,
     permissionRetryMs: 10_000,
     changePollMs: 15_000,
   },
 }
-export const FAULTS_MS = 40 * 60_000
-export const HEALING_MS = 8 * 3_600_000
+export const FAULTS_MS = 12 * 60_000
+export const HEALING_MS = 3 * 3_600_000
+/** No honest world has so many things happen; one that does goes round in a circle. */
+export const EVENTS_MAX = 60_000
 /** How long after the last project ended the machines may still send what they have. */
 export const SETTLING_MS = 10 * 60_000
+export const TOKEN_TEXT = { coordinator: 'https://coordinator:7600' }
+export const SILENT = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
 
 export type Person = Extract<Actor, { kind: 'person' }>
 export const PEOPLE: readonly Person[] = [
@@ -35,48 +40,45 @@ export const PEOPLE: readonly Person[] = [
   { kind: 'person', name: 'bo', roles: ['requester', 'approver', 'admin'] },
 ]
 
-export function sha256(text: string): string {
+export function sha256(text: string | Uint8Array): string {
   return createHash('sha256').update(text).digest('hex')
 }
 
-export function planOf(version: string): Plan {
-  const install = { name: 'hello', arch: 'amd64', version, from: '1.0', sha256: sha256(version), size: 1 }
-  return {
-    v: 1,
-    build: 'prod',
-    arch: 'amd64',
-    installs: [install],
-    removes: [],
-    repairs: [],
-    holds: [],
-    rebootDue: false,
-    conffiles: 'keep',
-  }
+/** The key of a number: the same in every run, since Ed25519 makes one of any 32 bytes (RFC 8410 section 7). */
+export function keyOf(number: number): {
+  readonly key: KeyObject
+  readonly pem: string
+  readonly publicBase64: string
+} {
+  const known = keys.get(number)
+  if (known !== undefined) return known
+  const seed = createHash('sha256').update(`key ${number}`).digest()
+  const der = Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), seed])
+  const key = createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
+  const publicBase64 = createPublicKey(key).export({ type: 'spki', format: 'der' }).toString('base64')
+  const made = { key, pem: key.export({ type: 'pkcs8', format: 'pem' }).toString(), publicBase64 }
+  keys.set(number, made)
+  return made
 }
+const keys = new Map<number, ReturnType<typeof keyOf>>()
 
-/** Rates in faults a two minutes; 0 for none. */
-export type Faults = {
-  readonly cut: number
-  readonly killAgent: number
-  readonly killRunner: number
-  readonly plug: number
-  readonly crash: number
-  readonly drift: number
-  readonly failRate: number
-  readonly delayMsMax: number
-}
+const CONFIG_TEXT = `
+coordinator = "${TOKEN_TEXT.coordinator}"
+state_dir = "/state"
+log_file = "/log"
+repos_dir = "/repos"
+checks_dir = "/checks"
+[limits]
+health = 5
+settle = 1
+offline = 120
+ping = 30
+dead = 90
+`
 
-/** Each seed turns a random half of the faults on. */
-export function chooseFaults(dice: Dice): Faults {
-  const rate = (most: number) => (dice.chance(0.5) ? dice.between(1, most) : 0)
-  return {
-    cut: rate(6),
-    killAgent: rate(3),
-    killRunner: rate(3),
-    plug: rate(1),
-    crash: rate(3),
-    drift: rate(1),
-    failRate: dice.chance(0.5) ? dice.pick([0.05, 0.2, 0.5]) : 0,
-    delayMsMax: dice.pick([5, 200, 3000]),
-  }
+/** Every machine's configuration; how often files are looked at is the seed's. */
+export function configOf(pollMs: number): AgentConfig {
+  const config = checkAgentConfig(CONFIG_TEXT, 'agent.toml')
+  if ('refusals' in config) throw new Error(config.refusals[0]?.message)
+  return { ...config, limits: { ...config.limits, pollMs } }
 }

@@ -1,93 +1,292 @@
 /**
  * What the simulated machines really did, written down as it happens, and the checkers that judge it. None of them
- * asks the coordinator what it believes: the ledger knows who claimed what, when apt began and how it ended, which
- * digests people approved and when, and which failures they decided about.
+ * asks the coordinator what it believes: the ledger knows who claimed what, when apt began and what it installed,
+ * which digests people approved and when, and which failures they decided about.
  */
-import type { GrantPayload } from '../../protocol/files.ts'
+import { type GrantPayload, type RunRecord, grantPayloadSchema, inboxEntrySchema } from '../../protocol/files.ts'
+import * as v from 'valibot'
+import type { Plan } from '../../protocol/plan.ts'
+import { PERMISSION_AGE_MS_MAX } from './givens.ts'
+import type { Host, Judge } from './host.ts'
+import type { Upgrade } from './repository.ts'
 
-export type Ledger = {
-  readonly claimed: (grant: GrantPayload) => void
-  readonly aptStarted: (start: { readonly order: string; readonly planHash: string }) => void
-  readonly runEnded: (end: { readonly order: string; readonly outcome: string; readonly latched: boolean }) => void
-  /** A person said how an order ended, or what becomes of its failure: from then on its lines are free. */
-  readonly decided: (order: string) => void
-  /** The answer takes it back: nobody took the approval. */
-  readonly approved: (digest: string, at: number) => () => void
-  readonly unapproved: (digest: string, at: number) => void
-  readonly violations: string[]
-  readonly counts: { claims: number; starts: number; ends: number }
+/** What the coordinator had on its disk of an order when it sent the grant. */
+export type Granted = {
+  readonly project: string
+  readonly cluster: string
+  readonly digest: string
+  readonly plan: Plan
+  readonly planHash: string
 }
-
-/** What the world knows of a grant: the lines it takes, and what was approved for it. */
-export type Context = {
-  readonly linesOf: (grant: GrantPayload) => { readonly project: string; readonly cluster: string }
-  readonly digestOf: (grant: GrantPayload) => string
-  readonly approvedPlanOf: (grant: GrantPayload) => string
-}
-
-/** A permission may be this old when it is used: a withdrawal in between does not count yet. */
-const PERMISSION_AGE_MS_MAX = 10_000
 
 type Use = { readonly order: string; state: 'running' | 'kept' | 'free' }
+type Run = {
+  readonly machine: Host
+  readonly grant: GrantPayload
+  readonly plan: Plan
+  starts: number
+  /** The boots in which the command was given: given twice in one boot it is one reboot. */
+  readonly rebootedIn: Set<string>
+  result: Extract<RunRecord, { type: 'result' }> | null
+  isOver: boolean
+  /** Its end was committed in a database that was replaced by an older one, and the machine has let it go. */
+  isLost: boolean
+}
+type Period = { readonly from: number; to: number }
 
-export function createLedger(context: Context): Ledger {
-  const violations: string[] = []
-  const uses = new Map<string, Use[]>()
-  const claims = new Map<string, GrantPayload>()
-  const starts = new Map<string, number>()
-  const approvals = new Map<string, { readonly from: number; to: number }[]>()
-  const counts = { claims: 0, starts: 0, ends: 0 }
-  const setState = (order: string, stateOn: (line: string) => Use['state']) => {
-    for (const [line, list] of uses) for (const use of list) if (use.order === order) use.state = stateOn(line)
+/** Owns the history of the machines and of what people decided; judges each entry as it comes. */
+export class Ledger implements Judge {
+  readonly violations: string[] = []
+  readonly counts = { claims: 0, starts: 0, ends: 0, reboots: 0 }
+  readonly runs = new Map<string, Run>()
+  /** The records of an order on the coordinator's disk. */
+  readonly storedOf: (order: string) => readonly string[]
+  readonly #grants = new Map<string, Granted>()
+  readonly #uses = new Map<string, Use[]>()
+  readonly #fences = new Map<string, number>()
+  readonly #approvals = new Map<string, Period[]>()
+  readonly #halts = new Map<string, Period[]>()
+  readonly #evil = new Set<Host>()
+
+  constructor(storedOf: (order: string) => readonly string[]) {
+    this.storedOf = storedOf
   }
-  return {
-    violations,
-    counts,
-    claimed: (grant) => {
-      counts.claims += 1
-      if (claims.has(grant.order)) violations.push(`ONCE-1: order ${grant.order} was claimed twice`)
-      claims.set(grant.order, grant)
-      const { project, cluster } = context.linesOf(grant)
-      for (const line of [`project:${project}`, `cluster:${cluster}`]) {
-        const list = uses.get(line) ?? []
-        const other = list.find((use) => use.state !== 'free')
-        if (other !== undefined)
-          violations.push(`SER-1: ${grant.order} was claimed on ${line} while ${other.order} was ${other.state}`)
-        uses.set(line, [...list, { order: grant.order, state: 'running' }])
-      }
-      const periods = approvals.get(context.digestOf(grant)) ?? []
-      if (!periods.some((one) => one.from <= grant.issuedAt && grant.issuedAt <= one.to + PERMISSION_AGE_MS_MAX)) {
-        violations.push(`APR-1: order ${grant.order} was granted at ${grant.issuedAt} without an approval`)
-      }
-    },
-    aptStarted: ({ order, planHash }) => {
-      counts.starts += 1
-      const count = (starts.get(order) ?? 0) + 1
-      starts.set(order, count)
-      if (count > 1) violations.push(`ONCE-2: apt was started ${count} times for order ${order}`)
-      const grant = claims.get(order)
-      if (grant === undefined) violations.push(`ONCE-1: apt was started for order ${order}, which nobody claimed`)
-      else if (context.approvedPlanOf(grant) !== planHash)
-        violations.push(`APR-5: order ${order} installed another plan than the approved one`)
-    },
-    runEnded: ({ order, outcome, latched }) => {
-      counts.ends += 1
-      if (outcome === 'unknown') return
-      // A failure stops its project until a person decides; it keeps its cluster only when the machine was touched.
-      setState(order, (line) => (outcome === 'failed' && (latched || line.startsWith('project:')) ? 'kept' : 'free'))
-    },
-    decided: (order) => setState(order, () => 'free'),
-    approved: (digest, at) => {
-      const period = { from: at, to: Number.POSITIVE_INFINITY }
-      approvals.set(digest, [...(approvals.get(digest) ?? []), period])
-      return () =>
-        approvals.set(
-          digest,
-          (approvals.get(digest) ?? []).filter((one) => one !== period),
+
+  violate(rule: string, text: string): void {
+    this.violations.push(`${rule} ${text}`)
+  }
+
+  /** A program ended with an error that no fault explains. */
+  defect(text: string): void {
+    this.violate('SIM-15 programs', text)
+  }
+
+  evil(machine: Host): void {
+    this.#evil.add(machine)
+  }
+  isEvil(machine: Host): boolean {
+    return this.#evil.has(machine)
+  }
+  /** What an evil machine says of its own order nobody can check, so that order is not judged by it. */
+  #isEvil(order: string): boolean {
+    const run = this.runs.get(order)
+    return run !== undefined && this.#evil.has(run.machine)
+  }
+
+  // --- what the coordinator sent -------------------------------------------------------------------------------
+
+  granted(order: string, granted: Granted): void {
+    if (!this.#grants.has(order)) this.#grants.set(order, granted)
+  }
+
+  // --- what machines did ---------------------------------------------------------------------------------------
+
+  claimed(machine: Host, order: string, entryText: string): void {
+    this.counts.claims += 1
+    const entry = v.parse(inboxEntrySchema, JSON.parse(entryText))
+    if (entry.type !== 'grant') throw new Error('a claim without a grant')
+    const grant = v.parse(grantPayloadSchema, JSON.parse(Buffer.from(entry.grant.payload, 'base64').toString()))
+    const sent = this.#grants.get(order)
+    if (sent === undefined)
+      return this.violate('SIM-6 approved', `order ${order} was claimed, and no coordinator granted it`)
+    if (this.runs.has(order)) this.violate('SIM-5 once', `order ${order} was claimed twice`)
+    if (grant.machine !== machine.id) this.violate('SIM-5 once', `${machine.name} claimed an order of another machine`)
+    const fence = this.#fences.get(machine.id) ?? 0
+    if (grant.fence <= fence)
+      this.violate('SIM-10 fences', `${machine.name} claimed fence ${grant.fence} after ${fence}`)
+    this.#fences.set(machine.id, Math.max(fence, grant.fence))
+    if (machine.wallNow() > grant.startBy) this.violate('SIM-6 approved', `${machine.name} claimed ${order} too late`)
+    this.runs.set(order, {
+      machine,
+      grant,
+      plan: entry.grant.plan,
+      starts: 0,
+      rebootedIn: new Set(),
+      result: null,
+      isOver: false,
+      isLost: false,
+    })
+    // One that has said before that it was done is at work on a line that is free by its own lie.
+    if (!this.#evil.has(machine)) this.#takeLines(order, sent)
+    this.#judgePermission(order, grant, sent)
+  }
+
+  #takeLines(order: string, { project, cluster }: Granted): void {
+    for (const line of [`project:${project}`, `cluster:${cluster}`]) {
+      const uses = this.#uses.get(line) ?? []
+      const other = uses.find((use) => use.state !== 'free')
+      if (other !== undefined)
+        this.violate('SIM-4 serial', `${order} was claimed on ${line} while ${other.order} was ${other.state}`)
+      this.#uses.set(line, [...uses, { order, state: 'running' }])
+    }
+  }
+
+  #judgePermission(order: string, { issuedAt }: GrantPayload, { project, digest, planHash }: Granted): void {
+    const isWithin = (period: Period, slackMs: number) => period.from <= issuedAt && issuedAt <= period.to + slackMs
+    const approvals = this.#approvals.get(digest) ?? []
+    if (!approvals.some((one) => isWithin(one, PERMISSION_AGE_MS_MAX)))
+      this.violate(
+        'SIM-6 approved',
+        `order ${order} with plan ${planHash} was granted at ${issuedAt} without an approval`,
+      )
+    for (const what of ['instance', project]) {
+      const halt = (this.#halts.get(what) ?? []).find((one) => one.from < issuedAt && issuedAt < one.to)
+      if (halt !== undefined)
+        this.violate(
+          'SIM-6 approved',
+          `order ${order} was granted at ${issuedAt}, though ${what} was stopped at ${halt.from}`,
         )
-    },
-    unapproved: (digest, at) => {
-      for (const period of approvals.get(digest) ?? []) if (period.to === Number.POSITIVE_INFINITY) period.to = at
-    },
+    }
+  }
+
+  aptStarted(machine: Host, order: string): void {
+    this.counts.starts += 1
+    const run = this.runs.get(order)
+    if (run === undefined) return this.violate('SIM-5 once', `apt was started for ${order}, which nobody claimed`)
+    run.starts += 1
+    if (run.starts > 1) this.violate('SIM-5 once', `apt was started ${run.starts} times for order ${order}`)
+    if (run.result !== null) this.violate('SIM-5 once', `apt was started for order ${order} after its result`)
+    if (machine.isInDpkg()) this.violate('SIM-11 dpkg', `apt was started on ${machine.name} while dpkg was at work`)
+    if (this.#evil.has(machine)) return
+    for (const [other, { isOver }] of this.runs)
+      if (other !== order && !isOver && !this.#isEvil(other) && this.#isOnOneLine(other, order))
+        this.violate('SIM-4 serial', `apt was started for ${order} while ${other} was at work`)
+  }
+
+  #isOnOneLine(left: string, right: string): boolean {
+    return [...this.#uses.values()].some((uses) => {
+      const is = (order: string) => uses.some((use) => use.order === order && use.state === 'running')
+      return is(left) && is(right)
+    })
+  }
+
+  installed(machine: Host, order: string, { name, version }: Upgrade): void {
+    const run = this.runs.get(order)
+    const granted = this.#grants.get(order)
+    const isMeant = granted?.plan.installs.some((one) => one.name === name && one.version === version) === true
+    if (run === undefined || !isMeant)
+      this.violate(
+        'SIM-7 approved plan',
+        `${machine.name} installed ${name} ${version}, which no approved plan of ${order} has`,
+      )
+  }
+
+  rebooted(machine: Host, order: string | null): void {
+    this.counts.reboots += 1
+    const run = order === null ? undefined : this.runs.get(order)
+    if (run === undefined) return this.violate('SIM-11 reboots', `${machine.name} was rebooted for no order`)
+    run.rebootedIn.add(machine.bootId)
+    if (run.rebootedIn.size > 1)
+      this.violate('SIM-11 reboots', `${machine.name} was rebooted ${run.rebootedIn.size} times for one order`)
+    if (run.grant.outageMinutes === 0) this.violate('SIM-11 reboots', `${machine.name} was rebooted with outage:0`)
+    if (!this.#evil.has(machine) && !this.storedOf(order ?? '').some((record) => record.includes('"step":"reboot"')))
+      this.violate('SIM-11 reboots', `${machine.name} was rebooted before the coordinator knew`)
+    if (machine.isInDpkg()) this.violate('SIM-11 dpkg', `${machine.name} was rebooted while dpkg was at work`)
+  }
+
+  interrupted(machine: Host): void {
+    this.violate('SIM-11 dpkg', `smith ended apt on ${machine.name}`)
+  }
+
+  /** A power cut may have taken back a claim that was not synced yet. */
+  wentDown(machine: Host): void {
+    for (const [order, run] of this.runs) {
+      if (run.machine !== machine || run.isOver || run.starts > 0 || machine.hasClaim(order)) continue
+      this.runs.delete(order)
+      this.#fences.set(machine.id, run.grant.fence - 1)
+      this.#setUses(order, () => 'free')
+    }
+  }
+
+  ended(machine: Host, order: string, record: RunRecord): void {
+    const run = this.runs.get(order)
+    if (record.type !== 'result' || run === undefined || run.result !== null) return
+    this.counts.ends += 1
+    run.result = record
+    run.isOver = record.outcome !== 'unknown'
+    if (record.outcome === 'unknown') return
+    if (machine.isInDpkg()) this.violate('SIM-5 once', `${machine.name} told the result of ${order} with dpkg at work`)
+    if (run.starts > 0 && !record.latched)
+      this.violate('SIM-12 truth', `${machine.name} says that it is untouched, and apt was started for ${order}`)
+    if (record.outcome === 'succeeded') this.#judgeSuccess(machine, order, run)
+    // A failure stops its project until a person decides; it keeps its cluster only when the machine was touched.
+    const isKept = (line: string) => record.outcome === 'failed' && (record.latched || line.startsWith('project:'))
+    this.#setUses(order, (line) => (isKept(line) ? 'kept' : 'free'))
+  }
+
+  #judgeSuccess(machine: Host, order: string, run: Run): void {
+    const wrong = run.plan.installs.filter((one) => machine.packages.get(one.name)?.version !== one.version)
+    const unclean = [...machine.packages].filter(([, one]) => one.state !== 'installed')
+    if (wrong.length > 0 || unclean.length > 0)
+      this.violate('SIM-12 truth', `${order} succeeded on ${machine.name} with ${JSON.stringify([wrong, unclean])}`)
+  }
+
+  orderAtWork(machine: Host): string | null {
+    for (const [order, run] of this.runs) if (run.machine === machine && run.result === null) return order
+    return null
+  }
+
+  #setUses(order: string, stateOn: (line: string) => Use['state']): void {
+    for (const [line, uses] of this.#uses) for (const use of uses) if (use.order === order) use.state = stateOn(line)
+  }
+
+  // --- what people decided -------------------------------------------------------------------------------------
+
+  /** A person said how an order ended, or what becomes of its failure: from then on its lines are free. */
+  decided(order: string): void {
+    const run = this.runs.get(order)
+    if (run !== undefined && run.result === null && !this.#isEvil(order))
+      this.violate('SIM-4 serial', `order ${order} was settled by a person while it was at work`)
+    if (run !== undefined) run.isOver = true
+    this.#setUses(order, () => 'free')
+  }
+
+  /** The answer takes it back: nobody took the approval. */
+  approved(digest: string, at: number): () => void {
+    return this.#begin(this.#approvals, digest, at)
+  }
+  unapproved(digest: string, at: number): void {
+    this.#finish(this.#approvals, digest, at)
+  }
+  /** Nothing more is to be granted: in the instance, or in one project. */
+  halted(what: string, at: number): void {
+    this.#begin(this.#halts, what, at)
+  }
+  resumed(what: string, at: number): void {
+    this.#finish(this.#halts, what, at)
+  }
+
+  /** Machines that were made anew: what they were at is settled as lost. */
+  replaced(machines: readonly Host[]): void {
+    for (const [order, run] of this.runs) {
+      if (!machines.includes(run.machine)) continue
+      run.isLost = true
+      this.decided(order)
+    }
+  }
+
+  /** An older database took the place of the present one. */
+  databaseLost(): void {
+    for (const run of this.runs.values()) run.isLost ||= run.result !== null
+  }
+
+  /** After a restored database: what it says of approvals and stops is what counts from now on. */
+  takenAsTheyAre(digests: readonly string[], at: number): void {
+    this.#halts.clear()
+    for (const digest of digests) this.#begin(this.#approvals, digest, at)
+  }
+
+  #begin(periods: Map<string, Period[]>, key: string, at: number): () => void {
+    const period = { from: at, to: Number.POSITIVE_INFINITY }
+    periods.set(key, [...(periods.get(key) ?? []), period])
+    return () =>
+      periods.set(
+        key,
+        (periods.get(key) ?? []).filter((one) => one !== period),
+      )
+  }
+
+  #finish(periods: Map<string, Period[]>, key: string, at: number): void {
+    for (const period of periods.get(key) ?? []) if (period.to === Number.POSITIVE_INFINITY) period.to = at
   }
 }

@@ -3,9 +3,10 @@
  * and lift holds as the stop tells them to. While the world heals they only lift. What they decide goes to the ledger.
  */
 import type { View } from '../../coordinator/domain/draft.ts'
-import type { Command, Event } from '../../coordinator/domain/events.ts'
-import { type Actor, type Project, placeKey } from '../../coordinator/domain/state.ts'
+import type { Command } from '../../coordinator/domain/events.ts'
+import { type Project, placeKey } from '../../coordinator/domain/state.ts'
 import { PEOPLE, type Person } from './givens.ts'
+import type { Coordinator } from './coordinator.ts'
 import type { Ledger } from './ledger.ts'
 import type { Machine } from './machine.ts'
 import type { Dice } from './random.ts'
@@ -18,8 +19,7 @@ export type Scene = {
   readonly ledger: Ledger
   readonly machines: ReadonlyMap<string, Machine>
   readonly healing: boolean
-  readonly view: () => View | null
-  readonly submit: (actor: Actor, event: Event, then?: (ok: boolean) => void) => void
+  readonly coordinator: Coordinator
 }
 
 export class People {
@@ -32,9 +32,9 @@ export class People {
   begin(): void {
     const { time, dice } = this.#world
     const act = () => {
-      const view = this.#world.view()
+      const view = this.#world.coordinator.view()
       if (view !== null) this.#actOnce(dice.pick(PEOPLE), view)
-      time.after(dice.between(500, this.#world.healing ? 60_000 : 40_000), act)
+      time.after(dice.between(500, this.#world.healing ? 60_000 : 20_000), act)
     }
     for (let person = 0; person < 3; person += 1) time.after(dice.between(1, 20_000), act)
   }
@@ -58,9 +58,10 @@ export class People {
     const roll = dice.below(100)
     if (roll < 50) this.#lift(who, view, project)
     else if (roll < 54) this.#decide(who, project, 'reject')
-    else if (roll < 60) this.#command(who, { type: 'pause', change: project.change, reason: 'look' })
+    else if (roll < 60) this.#halt(who, { type: 'pause', change: project.change, reason: 'look' }, project.id)
     else if (roll < 64) this.#cancel(who, view, project)
-    else if (roll < 68) this.#command(who, { type: dice.chance(0.5) ? 'freeze' : 'unfreeze', reason: 'storm' })
+    else if (roll < 66) this.#halt(who, { type: 'freeze', reason: 'storm' }, 'instance')
+    else if (roll < 68) this.#unfreeze(who, view)
   }
 
   #requestText(): string {
@@ -69,27 +70,66 @@ export class People {
     const pattern = `prod-dal10-carrier${dice.between(1, 3)}-worker-*`
     const which = dice.chance(0.5) ? pattern : [dice.pick(names), dice.pick(names)].join(' ')
     const pace = dice.pick(['', '', '', ' phases:1,50%,100% soak:5', ` window:${this.#time(-5)}/${this.#time(40)}`])
-    return `prod machines: ${which} outage:0${dice.chance(0.5) ? ' offline:skip busy:skip' : ''}${pace}`
+    const outage = dice.chance(0.5) ? 0 : 15
+    return `prod machines: ${which} outage:${outage}${dice.chance(0.5) ? ' offline:skip busy:skip' : ''}${pace}`
   }
 
   #time(minutes: number): string {
-    return `${new Date(this.#world.time.now() + minutes * 60_000).toISOString().slice(0, 16)}Z`
+    const at = this.#world.coordinator.now() + minutes * 60_000
+    return `${new Date(at).toISOString().slice(0, 16)}Z`
   }
 
-  #command(who: Person, command: Command, then?: (ok: boolean) => void): void {
-    this.#world.submit(who, { type: 'command', command }, then)
+  #command(who: Person, command: Command, then?: (ok: boolean | null) => void): void {
+    this.#world.coordinator.submit(who, { type: 'command', command }, then)
+  }
+
+  /** From the answer on nothing more may be granted there. */
+  #halt(who: Person, command: Command, what: string): void {
+    const { ledger, coordinator } = this.#world
+    this.#command(who, command, (ok) => ok === true && ledger.halted(what, coordinator.now()))
+  }
+
+  /** What was asked for counts at once, for nobody knows when it is done. */
+  #resume(who: Person, command: Command, what: string, then?: (ok: boolean | null) => void): void {
+    this.#world.ledger.resumed(what, this.#world.coordinator.now())
+    this.#command(who, command, then)
+  }
+
+  /**
+   * After a restored database a person waits until every machine is connected and none is at work for an order that
+   * the database does not know, and then takes things as they are.
+   */
+  #unfreeze(who: Person, view: View): void {
+    const { ledger, machines, coordinator } = this.#world
+    const frozen = view.get('instance', 'instance')?.frozen
+    const isOld = frozen?.by === 'restore' || frozen?.by === 'smith'
+    const strange = [...ledger.runs].filter(([order]) => (coordinator.onDisk('orders', order)?.fence ?? 0) === 0)
+    if (isOld) {
+      const isAllThere = [...machines.keys()].every((machine) => view.get('sessions', machine) !== undefined)
+      if (!isAllThere || strange.some(([, run]) => run.result === null)) return
+    }
+    this.#resume(who, { type: 'unfreeze', reason: '' }, 'instance', (ok) => {
+      if (ok === false || !isOld) return
+      for (const [order] of strange) ledger.decided(order)
+      ledger.takenAsTheyAre(
+        [...view.all('projects')].map((project) => project.digest),
+        coordinator.now(),
+      )
+    })
   }
 
   #decide(who: Person, project: Project, decision: 'approve' | 'reject'): void {
-    const { ledger, time } = this.#world
+    const { ledger, coordinator } = this.#world
     const { digest } = project
     const change = project.change ?? ''
     // The ledger takes an approval for given from the moment it is asked for, and takes it back if it is refused.
-    const refused = decision === 'approve' ? ledger.approved(digest, time.now()) : () => {}
+    const refused = decision === 'approve' ? ledger.approved(digest, coordinator.now()) : () => {}
     const given = decision === 'approve' ? digest : null
     this.#command(who, { type: 'decide', change, decision, digest: given, reason: '' }, (ok) => {
-      if (!ok) refused()
-      else if (decision === 'reject') ledger.unapproved(digest, time.now())
+      if (ok === true && decision === 'approve' && who.name === project.requester)
+        ledger.violate('SIM-6 approved', `${who.name} approved ${change}, which is their own`)
+      if (ok === false) refused()
+      else if (ok === true && decision === 'reject') ledger.unapproved(digest, coordinator.now())
     })
   }
 
@@ -98,7 +138,9 @@ export class People {
     const failed = project.undecided.map((index) => view.get('targets', placeKey(project.id, index)))
     const orders = failed.flatMap((target) => (target === undefined || target.keepsLine ? [] : [target.order ?? '']))
     this.#command(who, { type: 'cancel', change: project.change ?? '', reason: 'no' }, (ok) => {
-      if (ok) for (const order of orders) this.#world.ledger.decided(order)
+      if (ok === false) return
+      if (ok === true) this.#world.ledger.halted(project.id, this.#world.coordinator.now())
+      for (const order of orders) this.#world.ledger.decided(order)
     })
   }
 
@@ -112,12 +154,15 @@ export class People {
       return
     }
     if (stop === null || stop.kind !== 'hold') return
+    if (!/^(smith|start|Put|Make|See|On) /i.test(stop.lift))
+      ledger.violate('SIM-14 ends', `no command lifts ${JSON.stringify(stop)}`)
     const order = project.active ?? view.get('targets', placeKey(project.id, project.undecided[0] ?? 0))?.order ?? ''
-    const decided = (ok: boolean) => ok && ledger.decided(order)
+    // Where the coordinator ended before it answered, it may have been done.
+    const decided = (ok: boolean | null) => ok !== false && ledger.decided(order)
     const machine = stop.machine ?? ''
     switch (stop.code) {
       case 'frozen':
-        this.#command(who, { type: 'unfreeze', reason: '' })
+        this.#unfreeze(who, view)
         return
       case 'unknown':
         this.#resolve(who, view, project, decided)
@@ -131,12 +176,12 @@ export class People {
         this.#cancel(who, view, project)
         return
       default:
-        this.#command(who, { type: 'resume', change, reason: '' })
+        this.#resume(who, { type: 'resume', change, reason: '' }, project.id)
     }
   }
 
   /** A person looks at the machine first: an order that is still at it is never called ended. */
-  #resolve(who: Person, view: View, project: Project, decided: (ok: boolean) => void): void {
+  #resolve(who: Person, view: View, project: Project, decided: (ok: boolean | null) => void): void {
     const order = view.get('orders', project.active ?? '')
     const machine = order === undefined ? undefined : this.#world.machines.get(order.machine)
     if (order === undefined || machine?.recordsOf(order.id).at(-1)?.type !== 'result') return

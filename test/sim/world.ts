@@ -1,268 +1,257 @@
 /**
- * One simulated world from one seed: the real core, driver, local change provider and store over virtual time; model
- * machines behind links that are cut; people who ask, approve, steer and race one another; crashes of everything.
- * A phase with faults, then a healing phase in which every project must reach its end.
+ * One simulated world from one seed: the real coordinator, agents and runners over virtual time, disks and network;
+ * people who ask, approve, steer and race one another; faults of a random half of all kinds. A phase with faults,
+ * then a healing phase in which every project must reach its end, spools drain and feeds agree.
  */
 import { type Hash, createHash } from 'node:crypto'
-import { isLocal, localStep, unfinishedClosings } from '../../coordinator/change/local.ts'
-import type { View } from '../../coordinator/domain/draft.ts'
-import type { Envelope, Event, Outcome as Turn, Tools } from '../../coordinator/domain/events.ts'
-import type { Actor, TableName, Tables, Target } from '../../coordinator/domain/state.ts'
+import type { Actor } from '../../coordinator/domain/state.ts'
 import { placeKey } from '../../coordinator/domain/state.ts'
-import { type Driver, createDriver } from '../../coordinator/driver.ts'
-import { createTools } from '../../coordinator/pattern.ts'
-import type { AgentSend, Store } from '../../coordinator/ports.ts'
-import { type MemoryDisk, crashMemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
-import type { GrantPayload } from '../../protocol/files.ts'
-import { type Bug, bugged } from './bugs.ts'
-import { FAULTS_MS, type Faults, HEALING_MS, SETTINGS, SETTLING_MS, chooseFaults, planOf, sha256 } from './givens.ts'
-import { type Ledger, createLedger } from './ledger.ts'
-import { Machine, isMachineBug } from './machine.ts'
+import { Coordinator, ORDER_KEY, sha256Hex } from './coordinator.ts'
+import { type Faults, chooseFaults, heal } from './faults.ts'
+import { EVENTS_MAX, FAULTS_MS, HEALING_MS, SETTINGS, SETTLING_MS, configOf, keyOf, sha256 } from './givens.ts'
+import type { Host } from './host.ts'
+import { Ledger } from './ledger.ts'
+import { Machine } from './machine.ts'
+import { Mischief } from './mischief.ts'
+import { Network } from './network.ts'
 import { People } from './people.ts'
 import { type Dice, createDice } from './random.ts'
+import { Repository } from './repository.ts'
 import { type Time, createTime } from './time.ts'
 
+export type Options = {
+  /** Virtual milliseconds after which it is stopped, to look. */
+  readonly untilMs?: number
+  /** Keeps every event, to be shown. */
+  readonly traced?: boolean
+  /** What the seed chose, changed: for making a failure smaller. */
+  readonly change?: (faults: Faults) => Faults
+}
 export type Outcome = {
   readonly violations: readonly string[]
   readonly history: string
-  readonly counts: Ledger['counts'] & { readonly projects: number; readonly turns: number }
+  readonly trace: readonly string[]
+  /** How often each fault met which state of an order. */
+  readonly cells: ReadonlyMap<string, number>
+  readonly counts: Ledger['counts'] & {
+    readonly projects: number
+    readonly turns: number
+    readonly machines: number
+    readonly faults: number
+    readonly simulatedMs: number
+    readonly events: number
+  }
+}
+
+/** Promises of this instant settle before the next thing happens. */
+function settled(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve)
+  })
 }
 
 /** Runs one seed to its end. */
-export function runSeed(seed: number, bug: Bug = null): Promise<Outcome> {
-  return new World(seed, bug).run()
+export function runSeed(seed: number, options: Options = {}): Promise<Outcome> {
+  return new World(seed, options).run()
 }
 
-type Link = { readonly session: string; open: boolean; busyUntil: number }
-/** One life of the coordinator's process; nothing of it acts after its crash. */
-type Life = { readonly driver: Driver; readonly store: Store; alive: boolean }
+const START = 1_700_000_000_000
 
-const SILENT = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
-
-/** Owns virtual time, the coordinator's disk and its present life, the machines and their links. */
+/** Owns virtual time, and everything that happens in it. */
 export class World {
-  readonly time: Time = createTime(1_700_000_000_000)
+  readonly time: Time = createTime(START)
   readonly dice: Dice
   readonly faults: Faults
   readonly machines = new Map<string, Machine>()
-  readonly ledger: Ledger
+  readonly ledger = new Ledger((order) => this.coordinator.disk.logs.get(order) ?? [])
+  readonly coordinator: Coordinator
+  readonly network: Network
+  readonly repository = new Repository(START)
   healing = false
   readonly #seed: number
-  readonly #bug: Bug
-  readonly #disk: MemoryDisk
-  readonly #ids: Dice
-  readonly #tools: Tools
+  readonly #options: Options
   readonly #history: Hash = createHash('sha256')
-  readonly #links = new Map<string, Link>()
-  #life: Life | null = null
-  #rev = 0
+  readonly #trace: string[] = []
+  readonly #cells = new Map<string, number>()
+  readonly #followed: { epoch: string; rows: string[]; life: unknown } = { epoch: '', rows: [], life: null }
+  #isStirred = false
   #turns = 0
+  #faultCount = 0
+  #events = 0
+  #isOver = false
+  #keys = ORDER_KEY
 
-  constructor(seed: number, bug: Bug) {
+  constructor(seed: number, options: Options) {
     this.#seed = seed
-    this.#bug = bug
+    this.#options = options
     this.dice = createDice(seed, 'world')
-    this.faults = chooseFaults(this.dice)
-    this.#ids = createDice(seed, 'ids')
-    this.#disk = createMemoryDisk({ bytes: createDice(seed, 'disk').bytes })
-    this.#tools = { ...createTools(SETTINGS, { bytes: this.#ids.bytes }), newId: () => this.#ids.hex(32) }
-    this.ledger = createLedger({
-      linesOf: (grant) => ({
-        project: this.#targetFor(grant)?.project ?? '',
-        cluster: this.#targetFor(grant)?.cluster ?? '',
-      }),
-      digestOf: (grant) => this.#onDisk('projects', this.#targetFor(grant)?.project ?? '')?.digest ?? '',
-      approvedPlanOf: (grant) => this.#targetFor(grant)?.planHash ?? '',
+    const chosen = chooseFaults(this.dice)
+    this.faults = options.change?.(chosen) ?? chosen
+    const { time, dice, faults, ledger } = this
+    this.coordinator = new Coordinator({
+      time,
+      dice,
+      faults,
+      ledger,
+      ids: createDice(seed, 'ids'),
+      met: (fault) => this.met(fault),
+      trace: (text) => this.trace(text),
+      onRow: (row, epoch) => this.#follow(row, epoch),
+      onCrash: () => {
+        this.network.coordinatorGone()
+        time.after(dice.between(100, 30_000), () => void this.start())
+      },
+      stirred: () => (this.#isStirred = true),
+    })
+    this.network = new Network({
+      time,
+      dice,
+      faults,
+      accept: (link) => this.coordinator.accept(link),
+      inCoordinator: (act) => {
+        this.#isStirred = true
+        act()
+      },
+      said: (machine, side, text) => this.#judgeSaid(machine, side, text),
+      corrupt: (machine, text) => this.mischief.corrupt(machine, text),
     })
   }
+  readonly mischief = new Mischief(this)
 
   async run(): Promise<Outcome> {
     await this.start()
     await this.#enrolAll()
     new People(this).begin()
-    for (const machine of this.machines.values()) this.#reconnect(machine)
-    this.#scheduleFaults()
+    for (const machine of this.machines.values()) machine.boot()
+    this.mischief.begin()
     const end = this.time.now() + FAULTS_MS
     await this.#runUntil(() => this.time.now() >= end)
     await this.#heal()
-    const projects = this.#disk.tables.get('projects')?.size ?? 0
+    this.coordinator.end()
+    this.#isOver = true
     return {
       violations: this.ledger.violations,
       history: this.#history.digest('hex'),
-      counts: { ...this.ledger.counts, projects, turns: this.#turns },
+      trace: this.#trace,
+      cells: this.#cells,
+      counts: {
+        ...this.ledger.counts,
+        projects: this.coordinator.disk.tables.get('projects')?.size ?? 0,
+        turns: this.#turns,
+        machines: this.machines.size,
+        faults: this.#faultCount,
+        simulatedMs: this.time.now() - START,
+        events: this.#events,
+      },
     }
-  }
-
-  view(): View | null {
-    return this.#life?.driver.view ?? null
-  }
-
-  submit(actor: Actor, event: Event, then?: (ok: boolean) => void): void {
-    this.#life?.driver.submit(actor, event).then(
-      ({ reply }) => then?.(reply.ok),
-      () => undefined,
-    )
-  }
-
-  /** What is on the coordinator's disk, whether it runs or not. */
-  #onDisk<Name extends TableName>(table: Name, key: string): Tables[Name] | undefined {
-    const row = this.#disk.tables.get(table)?.get(key)
-    return row === undefined ? undefined : (JSON.parse(row.doc) as Tables[Name])
-  }
-
-  #targetFor(grant: GrantPayload): Target | undefined {
-    const order = this.#onDisk('orders', grant.order)
-    return this.#onDisk('targets', placeKey(order?.project ?? '', order?.target ?? 0))
   }
 
   async start(): Promise<void> {
-    const { time, dice } = this
-    const opened = openMemoryStore(this.#disk)
-    const forgetful: Store = {
-      ...opened,
-      commit: (turn) => opened.commit({ ...turn, logs: dice.chance(0.05) ? [] : turn.logs }),
+    if (this.coordinator.life === null) await this.coordinator.start()
+  }
+
+  /** One line of the history, which is hashed, and kept when someone wants to see it. */
+  trace(text: string): void {
+    if (this.#isOver) return
+    const line = `${this.time.now() - START} ${text}`
+    this.#history.update(line)
+    if (this.#options.traced === true) this.#trace.push(line)
+  }
+
+  /** A fault has come about; the order that it met is the machine's, or any that is at work. */
+  met(fault: string, machine?: Host): void {
+    const orders = this.coordinator.disk.tables.get('orders')
+    let state = 'none'
+    for (const row of orders?.values() ?? []) {
+      if (!row.live || (machine !== undefined && !row.doc.includes(machine.id))) continue
+      const order = JSON.parse(row.doc) as { state: string; step: string | null }
+      if (
+        ['offered', 'granted', 'running', 'unknown'].includes(order.state) &&
+        (state === 'none' || state === 'offered')
+      )
+        state = order.state === 'running' ? (order.step ?? 'running') : order.state
     }
-    const store = this.#bug === 'log-dropped' ? forgetful : opened
-    const driver = createDriver({
-      store,
-      clock: {
-        wallNow: time.now,
-        monotonicNow: time.now,
-        after: (ms, callback) => time.after(ms, () => life.alive && callback()),
-      },
-      tools: this.#tools,
-      settings: SETTINGS,
-      log: SILENT,
-      outbound: {
-        toAgent: (send) => life.alive && this.#toAgent(send),
-        toChange: (call) => {
-          time.after(dice.between(1, this.faults.delayMsMax), () => {
-            if (life.alive) this.submit({ kind: 'smith' }, { type: 'localCall', call })
-          })
-        },
-      },
-      core: bugged(this.#bug),
-      local: { isLocal, step: (view, envelope, tools) => this.#localStep(view, envelope, tools) },
-      onFatal: (error) => this.ledger.violations.push(`FATAL: ${error.stack ?? error.message}`),
-    })
-    const life: Life = { driver, store, alive: true }
-    this.#life = life
-    driver.onRow((row) => this.#take(row))
-    for (const call of unfinishedClosings(driver.view))
-      await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
-    await driver.start()
+    if (state !== 'none') this.#faultCount += 1
+    const cell = `${fault} x ${state}`
+    this.#cells.set(cell, (this.#cells.get(cell) ?? 0) + 1)
+    this.trace(`fault: ${fault}${machine === undefined ? '' : ` on ${machine.name}`}`)
   }
 
-  #localStep(view: View, envelope: Envelope, tools: Tools): Turn {
-    const outcome = localStep(view, envelope, tools)
-    if (this.#bug !== 'always-approved') return outcome
-    const sends = outcome.sends.map((send) => {
-      if (send.to !== 'core' || send.event.type !== 'permission') return send
-      return {
-        ...send,
-        event: { ...send.event, permission: { ...send.event.permission, approval: 'approved' as const, by: 'nobody' } },
-      }
-    })
-    return { ...outcome, sends }
-  }
-
-  #take(row: FeedRow): void {
+  #follow(row: FeedRow, epoch: string): void {
     this.#turns += 1
-    if (this.#bug === 'row-lost' && this.dice.chance(0.001)) return
-    this.#history.update(JSON.stringify(row))
-    if (row.rev !== this.#rev + 1) this.ledger.violations.push(`FED-1: row ${row.rev} came after ${this.#rev}`)
-    this.#rev = row.rev
-  }
-
-  #crash(): void {
-    if (this.#life !== null) this.#life.alive = false
-    this.#life = null
-    for (const [id, link] of this.#links) {
-      link.open = false
-      this.machines.get(id)?.disconnected()
+    this.trace(`row ${row.rev} ${row.actor}: ${JSON.stringify(row.facts)}`)
+    const feed = this.#followed
+    if (feed.epoch !== epoch) {
+      feed.epoch = epoch
+      feed.rows = []
     }
-    this.#links.clear()
-    crashMemoryDisk(this.#disk)
+    // What was committed while nobody listened is read from the journal, as a follower that comes back does.
+    if (feed.life !== this.coordinator.life)
+      feed.rows.push(...this.coordinator.disk.journal.slice(feed.rows.length, row.rev - 1))
+    feed.life = this.coordinator.life
+    if (row.rev !== feed.rows.length + 1)
+      this.ledger.violate('SIM-13 feed', `row ${row.rev} came after ${feed.rows.length}`)
+    if (this.coordinator.disk.journal.length < row.rev)
+      this.ledger.violate('SIM-9 safe', `row ${row.rev} was shown before it was on disk`)
+    feed.rows.push(JSON.stringify(row))
   }
 
-  #toAgent(send: AgentSend): void {
-    const link = this.#links.get(send.machine)
-    const machine = this.machines.get(send.machine)
-    if (link?.open !== true || machine === undefined) return
-    if ('drop' in send) {
-      if (link.session === send.drop.session) this.#cut(send.machine)
-      return
+  /** Nothing is said that a power cut could take back. */
+  #judgeSaid(machine: Host, side: 'agent' | 'coordinator', text: string): void {
+    const { ledger, coordinator } = this
+    const isKind = (kind: string) => text.startsWith(`{"t":"${kind}"`)
+    if (side === 'agent' && isKind('records')) {
+      const { order, records } = JSON.parse(text) as { order: string; records: { n: number }[] }
+      const safe = machine.safeRecordsOf(order)
+      if ((records.at(-1)?.n ?? 0) > safe)
+        ledger.violate('SIM-9 safe', `${machine.name} told record ${records.at(-1)?.n} of ${order}, ${safe} are safe`)
+    } else if (side === 'agent' && isKind('granted')) {
+      const { order } = JSON.parse(text) as { order: string }
+      if (!machine.isGrantSafe(order))
+        ledger.violate('SIM-9 safe', `${machine.name} took a grant of ${order} that is not safe`)
+    } else if (side === 'coordinator' && isKind('ack')) {
+      const { order, upTo } = JSON.parse(text) as { order: string; upTo: number }
+      const stored = coordinator.disk.logs.get(order)?.length ?? 0
+      if (upTo > stored)
+        ledger.violate('SIM-9 safe', `record ${upTo} of ${order} was acknowledged, ${stored} are stored`)
+    } else if (side === 'coordinator' && isKind('grant')) {
+      const { order } = JSON.parse(text) as { order: string }
+      this.#noteGrant(order)
     }
-    const isRevoke = 'frame' in send && send.frame.t === 'revoke'
-    if (this.#bug === 'grant-and-revoke-lost' && ('grant' in send || isRevoke)) return
-    this.#deliver(link, () => {
-      if ('frame' in send) machine.receive(send.frame)
-      else if ('grant' in send) {
-        const plan = this.#onDisk('plans', send.grant.planHash)?.plan ?? planOf('2.0')
-        const grant = this.#bug === 'plan-swapped' ? { ...send.grant, planHash: sha256('other') } : send.grant
-        machine.receive({ t: 'grantPayload', grant, plan })
-      }
-    })
   }
 
-  /** In order, late, and lost with the link. */
-  #deliver(link: Link, callback: () => void): void {
-    const { time } = this
-    link.busyUntil = Math.max(link.busyUntil, time.now() + this.dice.between(1, this.faults.delayMsMax))
-    time.after(link.busyUntil - time.now(), () => link.open && callback())
-  }
-
-  #connect(machine: Machine): void {
-    const life = this.#life
-    if (!machine.isUp() || life === null || this.#links.get(machine.id)?.open === true) return
-    const link: Link = { session: this.#ids.hex(32), open: true, busyUntil: 0 }
-    this.#links.set(machine.id, link)
-    const actor: Actor = { kind: 'machine', id: machine.id, name: machine.name }
-    const { id } = machine
-    const counter = machine.nextCounter()
-    const hello = machine.hello()
-    this.#deliver(link, () => {
-      if (!life.alive) return
-      this.submit(actor, {
-        type: 'sessionOpened',
-        machine: id,
-        session: link.session,
-        address: '10.0.0.1',
-        counter,
-        hello,
-      })
-      machine.connected((frame) => {
-        this.#deliver(link, () => {
-          if (!life.alive || frame.t === 'ping' || frame.t === 'pong' || frame.t === 'auth' || frame.t === 'hello')
-            return
-          this.submit(actor, { type: 'agentNews', machine: id, session: link.session, news: frame })
-        })
-      })
-    })
-  }
-
-  #reconnect(machine: Machine): void {
-    this.#connect(machine)
-    this.time.after(this.dice.between(500, 20_000), () => this.#reconnect(machine))
-  }
-
-  /** Both sides lose what was under way; the coordinator notices at once or only after its pings went unanswered. */
-  #cut(id: string): void {
-    const link = this.#links.get(id)
-    const life = this.#life
-    if (link?.open !== true) return
-    link.open = false
-    this.machines.get(id)?.disconnected()
-    this.time.after(this.dice.chance(0.5) ? 0 : this.dice.between(1, 45_000), () => {
-      if (life?.alive !== true) return
-      this.submit({ kind: 'smith' }, { type: 'sessionClosed', machine: id, session: link.session, reason: 'cut' })
-    })
+  #noteGrant(id: string): void {
+    const { coordinator, ledger } = this
+    const order = coordinator.onDisk('orders', id)
+    const target =
+      order === undefined ? undefined : coordinator.onDisk('targets', placeKey(order.project, order.target))
+    const project = order === undefined ? undefined : coordinator.onDisk('projects', order.project)
+    const plan = target === undefined ? undefined : coordinator.onDisk('plans', target.planHash)
+    if (order === undefined || target === undefined || project === undefined || plan === undefined || order.fence === 0)
+      return ledger.violate('SIM-9 safe', `a grant of ${id} was sent that is not on disk`)
+    const { cluster, planHash } = target
+    ledger.granted(id, { project: project.id, cluster, digest: project.digest ?? '', plan: plan.plan, planHash })
   }
 
   async #enrolAll(): Promise<void> {
-    const driver = this.#life?.driver
-    if (driver === undefined) throw new Error('no coordinator')
+    const count = this.dice.between(2, 8)
+    for (let index = 1; index <= count; index += 1)
+      await this.enrol(`prod-dal10-carrier${this.dice.between(1, 3)}-worker-${index}`, false)
+    const [first] = this.machines.values()
+    if (this.faults.isOneEvil && first !== undefined) this.ledger.evil(first)
+  }
+
+  /** A machine is made and enrolled, in the place of the one of its name when there is one. */
+  readonly enrol = async (name: string, replace: boolean): Promise<Machine | null> => {
+    const driver = this.coordinator.life?.driver
+    if (driver === undefined) return null
+    this.#keys += 1
+    const tokenHash = sha256(`${this.#seed} ${this.#keys}`)
+    const { pem, publicBase64 } = keyOf(this.#keys)
+    const admin: Actor = { kind: 'local-admin' }
+    const command = { type: 'enrolNew', name, tokenHash, ttlMs: 1e6, replace } as const
+    await driver.submit(admin, { type: 'command', command })
     const facts = {
       agentVersion: 'sim',
       os: 'sim',
@@ -271,109 +260,125 @@ export class World {
       apt: 'sim',
       cluster: null,
       region: null,
-      rebootPending: false,
     }
-    const count = this.dice.between(2, 8)
-    for (let index = 1; index <= count; index += 1) {
-      const name = `prod-dal10-carrier${this.dice.between(1, 3)}-worker-${index}`
-      const tokenHash = sha256(`${this.#seed} ${index}`)
-      const admin: Actor = { kind: 'local-admin' }
-      await driver.submit(admin, {
-        type: 'command',
-        command: { type: 'enrolNew', name, tokenHash, ttlMs: 1e6, replace: false },
-      })
-      const { reply } = await driver.submit(
-        { kind: 'smith' },
-        { type: 'enrol', tokenHash, publicKey: 'k', facts, address: '10.0.0.1' },
-      )
-      const id = reply.ok ? (reply.value?.machine ?? '') : ''
-      const bug = isMachineBug(this.#bug) ? this.#bug : null
-      const { time, ledger } = this
-      const dice = createDice(this.#seed, name)
-      this.machines.set(
-        id,
-        new Machine({ id, name, time, dice, ledger, plan: planOf('2.0'), failRate: this.faults.failRate, bug }),
-      )
-    }
+    const { reply } = await driver.submit(
+      { kind: 'smith' },
+      {
+        type: 'enrol',
+        tokenHash,
+        publicKey: publicBase64,
+        facts: { ...facts, rebootPending: false },
+        address: '10.0.0.1',
+      },
+    )
+    const id = reply.ok ? reply.value?.machine : undefined
+    if (id === undefined) return null
+    const order = keyOf(ORDER_KEY).publicBase64
+    const keys = [{ keyId: sha256Hex(order), key: order }]
+    const machine = new Machine(this.#surroundings(), createDice(this.#seed, `${name} ${this.#keys}`), {
+      id,
+      name,
+      instance: SETTINGS.instance,
+      keyPem: pem,
+      keys,
+    })
+    for (const [other, old] of this.machines) if (old.name === name) this.machines.delete(other)
+    this.machines.set(id, machine)
+    return machine
   }
 
-  #scheduleFaults(): void {
-    const { time, dice, faults } = this
-    const every = (rate: number, act: () => void) => {
-      if (rate === 0) return
-      time.after(dice.between(1, Math.floor(120_000 / rate)), () => {
-        if (this.healing) return
-        act()
-        every(rate, act)
-      })
+  #surroundings(): Machine['world'] {
+    const { time, faults, ledger, repository } = this
+    return {
+      time,
+      faults,
+      ledger,
+      repository,
+      config: this.#config,
+      met: (fault, machine) => this.met(fault, machine),
+      trace: (text) => this.trace(text),
+      connect: (machine, proc, events) => this.network.connect(machine, proc, events),
+      disconnected: (machine, isPowerLoss) => this.network.gone(machine, isPowerLoss),
+      isReachable: (machine) => this.network.isOpenFor(machine),
+      stirred: () => (this.#isStirred = true),
     }
-    const any = () => dice.pick([...this.machines.values()])
-    every(faults.cut, () => this.#cut(any().id))
-    every(faults.killAgent, () => {
-      const machine = any()
-      this.#cut(machine.id)
-      machine.killAgent()
-    })
-    every(faults.killRunner, () => any().killRunner())
-    every(faults.plug, () => {
-      const machine = any()
-      this.#cut(machine.id)
-      machine.pullPlug()
-      time.after(dice.between(5000, 400_000), () => machine.boot())
-    })
-    every(faults.crash, () => {
-      if (this.#life === null) return
-      this.#crash()
-      time.after(dice.between(100, 30_000), () => {
-        if (this.#life === null) void this.start()
-      })
-    })
-    every(faults.drift, () => any().setPlan(planOf(dice.chance(0.5) ? '2.1' : '2.0')))
   }
+  readonly #config = configOf(2000)
 
   async #runUntil(isOver: () => boolean): Promise<void> {
-    while (!isOver() && this.ledger.violations.length === 0) {
+    const until = START + (this.#options.untilMs ?? Number.POSITIVE_INFINITY)
+    await settled()
+    while (!isOver() && this.ledger.violations.length === 0 && this.time.now() < until) {
       if (!this.time.advance()) return
-      // Promises of this instant settle before the next thing happens.
-      await new Promise((resolve) => {
-        setImmediate(resolve)
-      })
+      this.#events += 1
+      if (this.#events > EVENTS_MAX)
+        this.ledger.violate('SIM-14 ends', `it goes round in a circle: ${EVENTS_MAX} events`)
+      if (this.#isStirred) await settled()
+      this.#isStirred = false
     }
   }
 
   async #heal(): Promise<void> {
     this.healing = true
-    if (this.#life === null) await this.start()
-    for (const machine of this.machines.values()) {
-      machine.setPlan(planOf('2.0'))
-      machine.heal()
-    }
+    this.trace('everything heals')
+    heal(this.faults)
+    await this.start()
+    this.mischief.heal()
     const giveUp = this.time.now() + HEALING_MS
-    const isQuiet = () => (this.view()?.size('projects') ?? 1) === 0
+    const isQuiet = () => this.coordinator.view()?.size('projects') === 0
     await this.#runUntil(() => isQuiet() || this.time.now() >= giveUp)
-    if (this.ledger.violations.length > 0) return
-    for (const project of this.view()?.all('projects') ?? []) {
-      this.ledger.violations.push(
-        `LIV-1: ${project.change} never ended: ${project.state}, ${JSON.stringify(project.stop)}, active ${project.active}`,
+    if (this.ledger.violations.length > 0 || this.#options.untilMs !== undefined) return
+    for (const project of this.coordinator.view()?.all('projects') ?? []) {
+      this.ledger.violate(
+        'SIM-14 ends',
+        `${project.change} never ended: ${project.state}, ${JSON.stringify(project.stop)}, active ${project.active}`,
       )
     }
-    const settled = this.time.now() + SETTLING_MS
-    await this.#runUntil(() => this.time.now() >= settled)
+    const end = this.time.now() + SETTLING_MS
+    await this.#runUntil(() => this.time.now() >= end)
     this.#checkLogs()
+    this.#checkSpools()
+    this.#checkFeed()
   }
 
   /** What was stored of each run is what its machine has on disk: no gap, no repeat, the same bytes. */
   #checkLogs(): void {
-    const store = this.#life?.store
+    const store = this.coordinator.life?.store
     for (const machine of this.machines.values()) {
+      if (this.ledger.isEvil(machine)) continue
       for (const order of store?.orders({ machine: machine.id }) ?? []) {
+        // What an older database has as never granted stays on its machine (FEN-4, LOG-3).
+        if (this.ledger.runs.get(order.id)?.isLost === true || order.fence === 0) continue
         const stored = store?.records({ order: order.id, after: 0, limit: 100_000 }) ?? []
         const wanted = machine.recordsOf(order.id)
-        if (JSON.stringify(stored) === JSON.stringify(wanted)) continue
-        this.ledger.violations.push(
-          `LOG-1: the log of ${order.id} has ${stored.length} records, its machine ${wanted.length}`,
-        )
+        if (JSON.stringify(stored) !== JSON.stringify(wanted))
+          this.ledger.violate(
+            'SIM-8 log',
+            `the log of ${order.id} has ${stored.length} records, its machine ${wanted.length}`,
+          )
+        const lines = stored.flatMap((one) => (one.type === 'line' && 'text' in one ? [one.text] : []))
+        if (lines.join('') !== machine.outputOf(order.id).slice(0, lines.join('').length))
+          this.ledger.violate('SIM-8 log', `the lines of ${order.id} are not what was printed`)
       }
     }
+  }
+
+  /** Every order that the coordinator has whole was let go by its machine, so nothing is said again for ever. */
+  #checkSpools(): void {
+    const store = this.coordinator.life?.store
+    for (const machine of this.machines.values()) {
+      for (const order of machine.ordersInHand()) {
+        const row = store?.get('orders', order)
+        if (row?.machine === machine.id && row.result !== null && !this.ledger.isEvil(machine))
+          this.ledger.violate('SIM-14 ends', `${machine.name} still has ${order} in hand, whose result is stored`)
+      }
+    }
+  }
+
+  #checkFeed(): void {
+    const { journal, epoch } = this.coordinator.disk
+    const { rows } = this.#followed
+    if (epoch === this.#followed.epoch && rows.join('\n') !== journal.join('\n'))
+      this.ledger.violate('SIM-13 feed', `a follower has ${rows.length} rows, the journal ${journal.length}`)
   }
 }

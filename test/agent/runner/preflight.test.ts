@@ -244,6 +244,8 @@ t.test(
     t.match(runObjection(allow, facts(106 * day, 'CHG0000002')), /one run in 7 days; the last was for CHG0000001/)
     t.equal(runObjection(allow, facts(101 * day, 'CHG0000001')), null, 'a retry belongs to its change')
     t.equal(runObjection(allow, { ...facts(106 * day, 'CHG0000002'), last: null }), null)
+    const free = { ...allow, daysBetweenRunsMin: 0 }
+    t.equal(runObjection(free, facts(99 * day, 'CHG0000002')), null, 'without a rule a clock that went back is none')
 
     const machine = await createMachine({
       installed: [{ name: 'app', version: '1.0' }],

@@ -118,6 +118,30 @@ t.test(
   },
 )
 
+t.test('[PLN-11] what another program is in the middle of is no repair when it ends in time', async (t) => {
+  const machine = await createMachine({
+    installed: [
+      { name: 'app', version: '1.0' },
+      { name: 'web', version: '1.0' },
+    ],
+    published: [{ name: 'app', version: '2.0' }],
+  })
+  t.teardown(machine.close)
+  const database = join(machine.root.root, 'var/lib/dpkg')
+  const [status, whole] = [join(database, 'status'), join(database, 'whole')]
+  const text = readFileSync(status, 'utf8')
+  writeFileSync(whole, text)
+  writeFileSync(status, text.replace(/(Package: web\nStatus: install ok )installed/, '$1half-configured'))
+  const other = spawn('flock', [join(database, 'lock'), 'sh', '-c', 'echo; sleep 2; mv "$1" "$2"', 'sh', whole, status])
+  await new Promise((resolve) => other.stdout.once('data', resolve))
+  const { plan } = await machine.plan()
+  t.same(plan.repairs, [])
+  t.same(
+    plan.installs.map((one) => one.name),
+    ['app'],
+  )
+})
+
 t.test('[RUN-51] what dpkg had no time to merge into its status counts, and alone stops no run', async (t) => {
   for (const state of ['half-configured', 'installed']) {
     const machine = await createMachine({
@@ -204,6 +228,13 @@ t.test('[RUN-4] a retry of the approved plan may be smaller, a first try may not
   machine.drop(third.order, third.grant)
   await machine.startRunner().ended
   t.match(machine.resultOf(third.order), { outcome: 'succeeded', latched: false, message: 'nothing was left to do' })
+  const newer = await machine.build([{ name: 'web', version: '3.0' }])
+  await machine.root.dpkg(['--install', newer[0]?.path ?? ''])
+  const fourth = machine.grantFor(planned, { attempt: 4 })
+  machine.drop(fourth.order, fourth.grant)
+  await machine.startRunner().ended
+  const overtaken = { outcome: 'failed', cause: 'plan-drift', step: 'replan', latched: false }
+  t.match(machine.resultOf(fourth.order), overtaken, 'what another hand installed is not what was approved')
 })
 
 t.test(

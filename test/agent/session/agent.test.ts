@@ -182,6 +182,65 @@ t.test('[AGT-3] a grant that is not for this machine or order is told in the log
   t.end()
 })
 
+t.test('[AGT-17] a grant or revoke that the disk did not take is asked for again by a new hello', (t) => {
+  for (const frame of [grantFrame(), { t: 'revoke', order: ORDER }]) {
+    let isFull = true
+    const real = createRealDisk()
+    const disk: Disk = {
+      ...real,
+      write: (path, ...rest) => {
+        if (isFull && path.includes('inbox'))
+          throw Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' })
+        real.write(path, ...rest)
+      },
+    }
+    const m = machine(t, { disk })
+    m.agent.start()
+    m.accept()
+    m.link().say(frame)
+    m.link().say(frame)
+    t.same(m.sent('granted'), [])
+    m.clock.advance(9_000)
+    t.equal(m.links.length, 1, 'a full disk is not asked about all the time')
+    m.clock.advance(3_000)
+    t.equal(m.links.length, 2)
+    t.equal(m.links[0]?.closed?.code, 1001)
+    isFull = false
+    m.accept()
+    m.link().say(frame)
+    t.equal(inboxOf(m).length, 1)
+    m.clock.advance(60_000)
+    t.equal(m.links[1]?.closed, null, 'what was kept needs no new hello')
+  }
+  t.end()
+})
+
+t.test('[AGT-17] that an order is let go is asked for again when the disk did not take it', (t) => {
+  let isFull = true
+  const real = createRealDisk()
+  const disk: Disk = {
+    ...real,
+    write: (path, ...rest) => {
+      if (isFull && path.includes('forgotten')) throw Object.assign(new Error('EIO: i/o error'), { code: 'EIO' })
+      real.write(path, ...rest)
+    },
+  }
+  const m = machine(t, { disk })
+  claim(m)
+  write(m, [lineRecord(1), resultRecord(2)])
+  m.agent.start()
+  m.accept({ [ORDER]: 2 })
+  m.link().say({ t: 'forget', order: ORDER })
+  m.clock.advance(12_000)
+  t.equal(m.links.length, 2)
+  isFull = false
+  t.equal(m.accept({ [ORDER]: 2 }).orders.length, 1, 'it is still in hand')
+  m.link().say({ t: 'forget', order: ORDER })
+  m.reconnect()
+  t.same(m.accept().orders, [])
+  t.end()
+})
+
 t.test('[AGT-4] a revoke is dropped for the runner, once, also for an order that never arrived', (t) => {
   const m = machine(t)
   m.agent.start()

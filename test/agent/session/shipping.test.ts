@@ -1,5 +1,5 @@
 /** How records get from the disk to the coordinator: the real core on a real disk, a clock that the test moves. */
-import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
@@ -90,6 +90,7 @@ t.test('[AGT-5] nothing of a file is sent before it is synced, nor a line withou
   m.clock.advance(200)
   t.same(shipped(m), [1, 2])
   t.equal(synced.get(files.records), statSync(files.records).size)
+  t.ok(synced.has(files.folder), 'the runner may have ended between the file and its name')
   writeFileSync(
     files.records,
     `${readFileSync(files.records, 'utf8')}"type":"line","step":"install","offset":3,"text":"late\\n"}\n`,
@@ -98,6 +99,22 @@ t.test('[AGT-5] nothing of a file is sent before it is synced, nor a line withou
   t.same(shipped(m), [1, 2, 3])
   t.end()
 })
+
+t.test(
+  '[AGT-6] of an order that no hello could name, what comes of a revoke is shipped on the same connection',
+  (t) => {
+    const m = machine(t)
+    // A power cut has left its folder and nothing in it.
+    mkdirSync(orderLayoutOf(m.layout, ORDER).folder, { recursive: true })
+    m.agent.start()
+    t.same(m.accept().orders, [])
+    m.link().say({ t: 'revoke', order: ORDER })
+    write(m, [resultRecord(1)])
+    m.clock.advance(400)
+    t.same(shipped(m), [1])
+    t.end()
+  },
+)
 
 t.test('[AGT-5] bytes arrive as they are on the disk, whatever they are', (t) => {
   const m = machine(t)

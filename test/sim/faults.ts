@@ -1,0 +1,102 @@
+/** Which faults a simulated world may have, which of them a seed turns on, and how often each comes. */
+import type { Dice } from './random.ts'
+
+/** Faults that come by themselves, and the most that come of each in ten minutes. */
+export const COMING = {
+  cut: 12,
+  'half-open': 6,
+  partition: 4,
+  'one way': 4,
+  storm: 2,
+  'agent killed': 16,
+  'agent power cut': 6,
+  'runner killed': 30,
+  'runner power cut': 12,
+  'wrapper killed': 15,
+  'wrapper power cut': 10,
+  'power cut': 5,
+  reboot: 3,
+  'disk full': 5,
+  'disk broken': 5,
+  'clock jump': 5,
+  'coordinator killed': 6,
+  'coordinator clock jump': 2,
+  'commit fails': 2,
+  'old database': 1,
+  clone: 1,
+  'archive tampered': 2,
+  'package changed': 2,
+} as const
+export type Coming = keyof typeof COMING
+
+export type Faults = {
+  readonly rates: ReadonlyMap<Coming, number>
+  /** Chances, each time the program is run. */
+  aptFails: number
+  aptHangs: number
+  aptKilled: number
+  aptLies: number
+  rebootFails: number
+  /** Of an answer of the change provider. */
+  providerDown: number
+  providerSlow: number
+  providerWrong: number
+  /** One of the machines says what it likes. */
+  readonly isOneEvil: boolean
+  delayMsMax: number
+  aptMsMax: number
+}
+
+/** Each seed turns a random half of the faults on. */
+export function chooseFaults(dice: Dice): Faults {
+  const chance = (...likely: readonly number[]) => (dice.chance(0.5) ? dice.pick(likely) : 0)
+  const rates = new Map<Coming, number>()
+  for (const kind of Object.keys(COMING) as Coming[])
+    if (dice.chance(0.5)) rates.set(kind, dice.between(1, COMING[kind] * 10) / 10)
+  return {
+    rates,
+    aptFails: chance(0.02, 0.1, 0.3),
+    aptHangs: chance(0.01, 0.03),
+    aptKilled: chance(0.02, 0.1),
+    aptLies: chance(0.02, 0.1),
+    rebootFails: chance(0.1, 0.5),
+    providerDown: chance(0.05, 0.3),
+    providerSlow: chance(0.1, 0.5),
+    providerWrong: chance(0.05, 0.3),
+    isOneEvil: dice.chance(0.2),
+    delayMsMax: dice.pick([5, 200, 1500]),
+    aptMsMax: dice.pick([300, 1500, 6000]),
+  }
+}
+
+/** Nothing fails any more. */
+export function heal(faults: Faults): void {
+  faults.aptFails = 0
+  faults.aptHangs = 0
+  faults.aptKilled = 0
+  faults.aptLies = 0
+  faults.rebootFails = 0
+  faults.providerDown = 0
+  faults.providerSlow = 0
+  faults.providerWrong = 0
+  faults.delayMsMax = Math.min(faults.delayMsMax, 200)
+  faults.aptMsMax = Math.min(faults.aptMsMax, 1500)
+}
+
+/** No fault at all, for a world that only has to work. */
+export function noFaults(): Faults {
+  return {
+    rates: new Map(),
+    aptFails: 0,
+    aptHangs: 0,
+    aptKilled: 0,
+    aptLies: 0,
+    rebootFails: 0,
+    providerDown: 0,
+    providerSlow: 0,
+    providerWrong: 0,
+    isOneEvil: false,
+    delayMsMax: 5,
+    aptMsMax: 300,
+  }
+}

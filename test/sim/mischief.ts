@@ -1,0 +1,278 @@
+/** Brings the faults of a seed about: when each comes, to whom, and what heals it. */
+import type { MemoryDisk } from '../../coordinator/store/memory.ts'
+import type { Coming, Faults } from './faults.ts'
+import type { Host } from './host.ts'
+import type { Machine } from './machine.ts'
+import { PACKAGES, type Repository } from './repository.ts'
+import type { Network } from './network.ts'
+import type { Coordinator } from './coordinator.ts'
+import type { Ledger } from './ledger.ts'
+import { type Dice, createDice } from './random.ts'
+import type { Time } from './time.ts'
+
+/** What of its world it touches. */
+export type Scene = {
+  readonly time: Time
+  readonly dice: Dice
+  readonly faults: Faults
+  readonly machines: ReadonlyMap<string, Machine>
+  readonly ledger: Ledger
+  readonly coordinator: Coordinator
+  readonly network: Network
+  readonly repository: Repository
+  readonly healing: boolean
+  readonly met: (fault: string, machine?: Host) => void
+  readonly enrol: (name: string, replace: boolean) => Promise<Machine | null>
+}
+
+const PUBLISH_MS = 150_000
+
+/** Owns what was kept for later harm: an old copy of the database. */
+export class Mischief {
+  readonly #world: Scene
+  #old: MemoryDisk | null = null
+  /** True once an older database was restored: counters of then may have been used since. */
+  #isOld = false
+  readonly #clones = new Map<string, Machine>()
+
+  constructor(world: Scene) {
+    this.#world = world
+  }
+
+  begin(): void {
+    const { time, dice, faults } = this.#world
+    for (const [kind, rate] of faults.rates) this.#every(600_000 / rate, () => this.#bring(kind))
+    const replace = () => {
+      this.#replaceQuarantined()
+      time.after(20_000, replace)
+    }
+    replace()
+    const publish = () => {
+      if (this.#world.healing) return
+      this.#world.repository.publish(time.now(), dice.chance(0.3))
+      time.after(dice.between(PUBLISH_MS / 2, PUBLISH_MS * 2), publish)
+    }
+    publish()
+    this.#every(120_000, () => (this.#old = this.#world.coordinator.snapshot()))
+  }
+
+  /** Everything is up again and nothing fails any more. */
+  heal(): void {
+    const { machines, network, coordinator } = this.#world
+    network.unblockAll()
+    coordinator.doom = 0
+    coordinator.isCommitFailing = false
+    for (const machine of [...machines.values(), ...this.#clones.values()]) {
+      machine.dooms.clear()
+      machine.disk.fault = null
+      machine.skewMs = 0
+      machine.boot()
+    }
+  }
+
+  /** An evil machine says more than its agent does. */
+  corrupt(machine: Host, text: string): readonly string[] {
+    const { dice, ledger, coordinator, healing } = this.#world
+    if (!ledger.isEvil(machine) || healing || !dice.chance(0.2)) return [text]
+    const rows = [...(coordinator.disk.tables.get('orders') ?? [])]
+    if (rows.length === 0) return [text]
+    this.#world.met('evil agent', machine)
+    const open = rows.filter(([, row]) => row.live && /"state":"(granted|running)"/.test(row.doc))
+    const [order] = dice.pick(open.length > 0 && dice.chance(0.7) ? open : rows)
+    const n = (coordinator.disk.logs.get(order)?.length ?? 0) + 1
+    const at = this.#world.time.now()
+    const result = {
+      n,
+      at,
+      type: 'result',
+      outcome: 'succeeded',
+      cause: null,
+      step: 'verify',
+      message: 'lie',
+      evidence: [],
+      advice: [],
+    }
+    const lie = {
+      ...result,
+      latched: true,
+      rebootPending: false,
+      installed: [],
+      outputBytes: 0,
+      outputSha256: '0'.repeat(64),
+    }
+    const invented = dice.pick([
+      JSON.stringify({ t: 'granted', order, fence: dice.below(1000) }),
+      JSON.stringify({ t: 'prefetched', order, problem: null }),
+      JSON.stringify({ t: 'records', order, records: [lie] }),
+      JSON.stringify({
+        t: 'records',
+        order,
+        records: [
+          { n, at, type: 'step', step: 'install' },
+          { ...lie, n: n + 1 },
+        ],
+      }),
+      JSON.stringify({ t: 'records', order, records: [{ n: n + 3, at, type: 'step', step: 'install' }] }),
+      text,
+      text.slice(0, dice.below(text.length)),
+      '{"t":"hello"}',
+    ])
+    return dice.chance(0.5) ? [invented, text] : [text, invented]
+  }
+
+  #every(periodMs: number, act: () => void): void {
+    const { time, dice } = this.#world
+    time.after(dice.between(1, Math.max(2, Math.floor(periodMs * 2))), () => {
+      if (this.#world.healing) return
+      act()
+      this.#every(periodMs, act)
+    })
+  }
+
+  #bring(kind: Coming): void {
+    const world = this.#world
+    const { dice, network, coordinator } = world
+    const machine = this.#victim()
+    const met = () => world.met(kind, machine)
+    switch (kind) {
+      case 'cut':
+        met()
+        return network.cut(machine)
+      case 'half-open':
+        met()
+        return network.halfOpen(machine)
+      case 'partition':
+        met()
+        return network.block(machine, ['up', 'down'], dice.between(1000, 200_000))
+      case 'one way':
+        met()
+        return network.block(machine, [dice.pick(['up', 'down'] as const)], dice.between(1000, 200_000))
+      case 'storm':
+        world.met(kind)
+        return network.cutAll()
+      case 'agent killed':
+      case 'runner killed':
+      case 'wrapper killed':
+      case 'agent power cut':
+      case 'runner power cut':
+      case 'wrapper power cut': {
+        const [who = '', ...how] = kind.split(' ')
+        const calls = dice.between(1, who === 'wrapper' ? 25 : dice.pick([10, 60, 400]))
+        machine.dooms.set(who, { calls, how: how.join(' ') as 'killed' | 'power cut' })
+        return
+      }
+      case 'power cut':
+        met()
+        machine.pullPlug()
+        world.time.after(dice.between(5000, 300_000), () => machine.boot())
+        return
+      case 'reboot':
+        met()
+        return machine.rebootSoon()
+      case 'coordinator killed':
+        coordinator.doom = dice.between(1, 200)
+        return
+      case 'commit fails':
+        coordinator.isCommitFailing = true
+        return
+      default:
+        return this.#bringRarer(kind, machine, met)
+    }
+  }
+
+  /** Where something is going on most harm is done. */
+  #victim(): Machine {
+    const { dice, machines } = this.#world
+    const all = [...machines.values()]
+    const busy = all.filter((machine) => machine.orderAtWork() !== null)
+    return dice.pick(busy.length > 0 && dice.chance(0.8) ? busy : all)
+  }
+
+  #bringRarer(kind: Coming, machine: Machine, met: () => void): void {
+    const { dice, coordinator, repository, time } = this.#world
+    switch (kind) {
+      case 'disk full':
+      case 'disk broken': {
+        const any = dice.chance(0.5) ? machine : dice.pick([...this.#world.machines.values()])
+        this.#world.met(kind, any)
+        any.disk.fault = kind === 'disk full' ? 'full' : 'broken'
+        time.after(dice.between(1000, 120_000), () => (any.disk.fault = null))
+        return
+      }
+      case 'clock jump':
+        met()
+        machine.skewMs = dice.pick([-3_600_000, -60_000, 60_000, 200_000, 3_600_000])
+        return
+      case 'coordinator clock jump':
+        this.#world.met(kind)
+        coordinator.skewMs = dice.pick([-3_600_000, -60_000, 60_000, 600_000])
+        return
+      case 'archive tampered':
+        met()
+        return repository.tamper(dice.pick(PACKAGES), time.now())
+      case 'package changed': {
+        // What another hand changes in the middle of a run nobody can answer for.
+        if (machine.orderAtWork() !== null || !machine.isUp) return
+        met()
+        const [one] = machine.upgrades('prod')
+        if (one !== undefined) machine.setPackage(one.name, one.version, 'installed')
+        return
+      }
+      case 'clone':
+        return this.#clone(machine)
+      case 'old database':
+        return this.#restoreOld()
+      default:
+    }
+  }
+
+  /** An image is made of an idle machine, and someone starts it beside the first. */
+  #clone(machine: Machine): void {
+    const { ledger, dice } = this.#world
+    const isIdle = ledger.orderAtWork(machine) === null && !machine.hasInbox()
+    if (!isIdle || this.#clones.has(machine.id) || ledger.isEvil(machine)) return
+    this.#world.met('clone', machine)
+    const made = machine.clone(createDice(dice.below(2 ** 31), 'clone'))
+    this.#clones.set(machine.id, made)
+    made.boot()
+  }
+
+  /**
+   * A machine in quarantine is made anew in its place, and its copy thrown away; whoever does that looks first that
+   * neither is at work.
+   */
+  #replaceQuarantined(): void {
+    const { coordinator, machines, ledger, enrol } = this.#world
+    for (const row of coordinator.view()?.all('machines') ?? []) {
+      // One that nobody has: its enrolment was answered by a coordinator that ended, or stands in an older database.
+      const isLost = !machines.has(row.id)
+      if (row.state === 'retired' || (row.quarantined === null && !isLost)) continue
+      const clone = this.#clones.get(row.id)
+      if (row.quarantined !== null && clone === undefined && !isLost && !this.#isOld)
+        ledger.violate('SIM-15 programs', `${row.name} is in quarantine, and has no clone: ${row.quarantined}`)
+      const all = [
+        ...[...machines.values()].filter((one) => one.name === row.name),
+        ...(clone === undefined ? [] : [clone]),
+      ]
+      if (all.some((one) => ledger.orderAtWork(one) !== null || one.isInDpkg())) continue
+      for (const one of all) one.retire()
+      this.#clones.delete(row.id)
+      ledger.replaced(all)
+      enrol(row.name, true).then(
+        (made) => made?.boot(),
+        // The coordinator ended meanwhile; it is tried again a little later.
+        () => undefined,
+      )
+    }
+  }
+
+  #restoreOld(): void {
+    const { coordinator } = this.#world
+    if (this.#old === null) return
+    this.#world.met('old database')
+    coordinator.restore(this.#old)
+    this.#world.ledger.databaseLost()
+    this.#old = null
+    this.#isOld = true
+  }
+}

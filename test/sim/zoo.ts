@@ -1,0 +1,260 @@
+/**
+ * Bugs to plant, each of which the simulator must find. A bug is a place of a source file, or several where one
+ * check stands behind another, and what stands there instead; `rule` is that by which it is found on `seed`, the first
+ * seed that finds it.
+ */
+export type Edit = readonly [file: string, from: string, to: string]
+export type Planted = { readonly rule: string; readonly seed: number; readonly edits: readonly Edit[] }
+
+const STORE = 'coordinator/store/memory.ts'
+const ROLLOUT = 'coordinator/domain/rollout.ts'
+const STOPS = 'coordinator/domain/stops.ts'
+const NEWS = 'coordinator/domain/news.ts'
+const ORDER = 'coordinator/domain/order.ts'
+const DRIVER = 'coordinator/driver.ts'
+const AGENT = 'agent/agent.ts'
+const SHIPPING = 'agent/session/shipping.ts'
+const DISK = 'agent/disk/disk.ts'
+const RUN = 'agent/runner/run.ts'
+const INSTALL = 'agent/runner/install.ts'
+const WRAP = 'agent/runner/wrap.ts'
+const REBOOT = 'agent/runner/reboot.ts'
+const RECORDS = 'agent/runner/records.ts'
+
+const bug = (rule: string, seed: number, ...edits: readonly Edit[]): Planted => ({ rule, seed, edits })
+
+const BUSY: Edit = [
+  STOPS,
+  'if (line !== undefined && line.project !== project.id) {',
+  'if (line !== undefined && line.project === draft.at.toString()) {',
+]
+/** The driver's own look at what a turn writes. */
+const UNCHECKED: Edit = [DRIVER, '    checkWrites(view, outcome.writes, ports.tools.calendar)\n', '']
+const KEPT: Edit = [ORDER, 'if (target.keepsLine) touchWaiting', 'if (target === null) touchWaiting']
+
+export const ZOO = {
+  // The coordinator.
+  'said before it is committed': bug('SIM-9', 1, [
+    DRIVER,
+    '    const row = await this.#commit(envelope, outcome)\n',
+    '    this.#send(outcome.sends)\n    const row = await this.#commit(envelope, outcome)\n',
+  ]),
+  'a row is lost': bug('SIM-13', 1, [DRIVER, 'if (row !== null) for', 'if (row !== null && row.rev % 50 !== 49) for']),
+  'records are dropped by the store': bug('SIM-9', 1, [
+    STORE,
+    'for (const append of turn.logs) appendLog',
+    'for (const append of turn.logs) if (append.from % 7 !== 5) appendLog',
+  ]),
+  'a busy cluster is not looked at': bug('SIM-15', 1, BUSY),
+  'a busy cluster is not looked at, nor asserted': bug(
+    'SIM-15',
+    1,
+    BUSY,
+    [
+      'coordinator/domain/lines.ts',
+      'held === undefined || (held.project === order.project && held.target === order.target)',
+      'held === undefined || order !== null',
+    ],
+    UNCHECKED,
+  ),
+  'silence frees the line': bug(
+    'SIM-4',
+    1,
+    [
+      'coordinator/domain/clock.ts',
+      "    loseOrder(\n      draft,\n      order,\n      `${order.name} ${howSilent(draft, order)}; nothing was heard of it for ${seconds} s`,\n      order.step === 'reboot' ? goneAdvice(order) : [],\n    )\n",
+      "endOrder(draft, order, { state: 'failed', cause: 'unreachable', message: 'silent', evidence: [], advice: [String(seconds)], latched: false, rebootPending: false, result: null, resolvedBy: null, isDecided: true })\n",
+    ],
+    ['coordinator/domain/clock.ts', 'import { isActive, loseOrder }', 'import { endOrder, isActive, loseOrder }'],
+  ),
+  'a failure frees its cluster': bug('SIM-15', 3, KEPT),
+  'a failure frees its cluster, unchecked': bug('SIM-4', 13, KEPT, UNCHECKED),
+  'a failure needs no decision': bug('SIM-4', 3, [
+    ORDER,
+    'failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided',
+    'before.undecided',
+  ]),
+  'freeze is not looked at': bug('SIM-6', 1, [STOPS, 'if (frozen !== null) {', 'if (frozen === undefined) {']),
+  'pause is not looked at': bug('SIM-6', 1, [
+    STOPS,
+    'if (project.paused !== null) {',
+    'if (project.paused === undefined) {',
+  ]),
+  'a withdrawn approval counts': bug(
+    'SIM-6',
+    3,
+    [ROLLOUT, "if (lost !== null) return { code: 'approval', reason: lost }", 'if (lost === undefined) return null'],
+    [
+      'coordinator/domain/changes.ts',
+      '  if (project.approval === null) return\n  const without',
+      '  if (lost !== null) return\n  const without',
+    ],
+  ),
+  'the requester approves': bug('SIM-6', 1, [
+    'coordinator/change/local.ts',
+    'if (isSelf && !requesterMayApprove &&',
+    'if (isSelf && requesterMayApprove &&',
+  ]),
+  'fences do not rise': bug('SIM-15', 1, [
+    ROLLOUT,
+    'const fence = Math.max(instance.fence, machine.fence) + 1\n',
+    'const fence = Math.max(instance.fence, machine.fence) + (instance.fence % 3 === 2 ? 0 : 1)\n',
+  ]),
+  'fences neither rise nor are looked at': bug(
+    'SIM-10',
+    1,
+    [
+      ROLLOUT,
+      'const fence = Math.max(instance.fence, machine.fence) + 1\n',
+      'const fence = Math.max(instance.fence, machine.fence) + (instance.fence % 3 === 2 ? 0 : 1)\n',
+    ],
+    ['coordinator/store/rules.ts', 'const fence = order.fence > 0 ? [', 'const fence = order.fence < 0 ? ['],
+    ['agent/runner/grants.ts', 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
+  ),
+  'a stranger ends an order': bug('SIM-8', 22, [
+    NEWS,
+    'order !== undefined && order.machine !== machine',
+    'order === null',
+  ]),
+  'one more record is acknowledged': bug('SIM-9', 1, [
+    NEWS,
+    'order: order.id, upTo: order.upTo }',
+    'order: order.id, upTo: order.upTo + 1 }',
+  ]),
+  'a gap in the records is taken': bug('SIM-15', 23, [
+    NEWS,
+    'if (first === undefined || first.n !== order.upTo + 1) {',
+    'if (first === undefined) {',
+  ]),
+  'nothing is said again at a hello': bug('SIM-14', 1, [
+    NEWS,
+    '    acknowledge(draft, order)\n    if (!isActive(order)) continue',
+    '    if (!isActive(order)) continue',
+  ]),
+  'a lost grant is neither sent again nor called back': bug(
+    'SIM-14',
+    1,
+    [
+      NEWS,
+      "  draft.send({ to: 'agent', machine: order.machine, grant: grantPayloadOf(project, order, target) })\n}",
+      '}',
+    ],
+    [
+      'coordinator/domain/clock.ts',
+      'if (!order.claimed && !order.revoking && order.silentSince === null && draft.at > (order.startBy ?? 0))',
+      'if (order.claimed === null)',
+    ],
+  ),
+  // The agent.
+  'records are sent before they are synced': bug(
+    'SIM-9',
+    1,
+    [SHIPPING, '    disk.fsync(tail.path)\n', ''],
+    [
+      DISK,
+      "  disk.write(path, bytesOf(bytes), 'append', mode)\n  disk.fsync(path)\n",
+      "  disk.write(path, bytesOf(bytes), 'append', mode)\n",
+    ],
+  ),
+  'a grant is answered before it is kept': bug('SIM-9', 1, [
+    AGENT,
+    '  const dropped = dropGrant(disk, layout, identity.machine, frame)\n',
+    "  s.connection.send({ t: 'granted', order: frame.order, fence: 1 })\n  const dropped = dropGrant(disk, layout, identity.machine, frame)\n",
+  ]),
+  'a folder is not synced after a rename': bug('SIM-9', 1, [
+    DISK,
+    '  disk.rename(temporary, path)\n  disk.fsync(dirname(path))',
+    '  disk.rename(temporary, path)',
+  ]),
+  'a file is not synced before its rename': bug('SIM-15', 1, [
+    DISK,
+    '  disk.fsync(temporary)\n  disk.rename(temporary, path)',
+    '  disk.rename(temporary, path)',
+  ]),
+  'a folder is not synced after a link': bug('SIM-5', 5, [
+    DISK,
+    '  disk.unlink(temporary)\n  disk.fsync(dirname(path))',
+    '  disk.unlink(temporary)',
+  ]),
+  'a file is not synced before its link': bug('SIM-15', 1, [
+    DISK,
+    '  disk.fsync(temporary)\n  let created',
+    '  let created',
+  ]),
+  'what the disk did not take is forgotten': bug('SIM-8', 11, [
+    AGENT,
+    'if (isKept === true || s.askAgain !== null) return',
+    'if (s.stopped || isKept !== null) return',
+  ]),
+  'a proof counter is used again': bug('SIM-15', 2, [
+    'agent/session/connection.ts',
+    'const counter = Number(text) + 1\n',
+    'const counter = Math.max(1, Number(text) + 1 - (Number(text) % 5 === 4 ? 1 : 0))\n',
+  ]),
+  // The runner.
+  'a grant is claimed too late': bug('SIM-6', 21, [
+    'agent/runner/grants.ts',
+    'if (facts.now > payload.startBy)',
+    'if (facts.now < 0)',
+  ]),
+  'apt before the latch': bug('SIM-12', 1, [
+    WRAP,
+    "  if (!takeLatch(disk, files, { by: 'wrapper', at: startedAt, try: command.try })) return done(LATCHED_ALREADY)\n",
+    '',
+  ]),
+  'a run under way is called failed after a restart': bug('SIM-12', 1, [
+    RUN,
+    "if (latch?.by === 'wrapper') return resumeInstall(run)\n",
+    "if (latch?.by === 'wrapper') {\n    endOrder(order, failedFor('latch', 'internal', 'restarted', [], []), false)\n    return done()\n  }\n",
+  ]),
+  'lines are cut again after a restart': bug('SIM-8', 4, [
+    RECORDS,
+    "    if (record.type === 'line') state.offset = record.offset + bytesOf(record).length\n",
+    '',
+  ]),
+  'a partial line is forgotten': bug('SIM-8', 1, [
+    RECORDS,
+    '    state.offset += used\n',
+    '    state.offset += used + 1\n',
+  ]),
+  'torn records stay': bug('SIM-14', 37, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
+  'neither apt nor dpkg is waited for': bug(
+    'SIM-5',
+    4,
+    [INSTALL, "argv: ['flock', order.files.lock, 'true'],", "argv: ['flock', '/none', 'true'],"],
+    [INSTALL, 'if (holder !== null) {', 'if (holder === undefined) {'],
+  ),
+  'a lost dpkg is not waited for': bug('SIM-5', 4, [INSTALL, 'if (holder !== null) {', 'if (holder === undefined) {']),
+  'a killed apt has taken dpkg with it': bug('SIM-5', 4, [
+    INSTALL,
+    'const holder = exit === null || exit.signal !== null ?',
+    'const holder = exit === null ?',
+  ]),
+  "apt's word is believed": bug('SIM-12', 3, [
+    INSTALL,
+    'const wrong = unclean ?? comparison(order, order.approved)',
+    'const wrong = unclean',
+  ]),
+  'drift is not looked at': bug('SIM-7', 1, [RUN, '  if (lines.length > 0) {\n', '  if (lines.length > 1e9) {\n']),
+  'a reboot that nobody asked for': bug('SIM-11', 2, [
+    REBOOT,
+    'return order.payload.outageMinutes > 0 && rebootObjection',
+    'return rebootObjection',
+  ]),
+  'a reboot before it is told': bug('SIM-11', 2, [
+    REBOOT,
+    'if (ackedUpTo(order) >= wanted) return',
+    'if (wanted > 0) return',
+  ]),
+  'the reboot of a run is not marked': bug('SIM-11', 2, [
+    REBOOT,
+    'if (machine.bootId !== reboot.bootId) return verify(run, reboot)\n',
+    '',
+  ]),
+  'an apt that dies with the runner': bug('SIM-11', 23, [
+    INSTALL,
+    '      timeLimitMs: null,\n      diesWithUs: false,',
+    '      timeLimitMs: 60_000,\n      diesWithUs: false,',
+  ]),
+} as const satisfies Record<string, Planted>
+export type BugName = keyof typeof ZOO
