@@ -102,9 +102,9 @@ onEach('[PLN-8] the same machine gives the same plan, whatever release it runs',
 })
 
 /**
- * What ubuntu-pro-client's hooks put into apt's output, which no test host has: the forms that its documentation shows
- * (canonical/ubuntu-pro-client, docs/explanations/apt_messages.md) and, for the place of the counts, an upgrade of
- * Ubuntu 22.04 in a thread of ubuntuforums.org (2023-04-28, libldacbt-enc2 against libldac).
+ * What ubuntu-pro-client's hooks put into apt's output, which no test host has. It was put together, not captured: from
+ * the forms that its documentation shows (on its messages in apt) and, for the place of the counts, from an upgrade of
+ * Ubuntu 22.04 that a user showed in public in 2023.
  */
 const UBUNTU_PRO = `Calculating upgrade...
 The following packages have been kept back:
