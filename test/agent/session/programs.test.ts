@@ -293,7 +293,7 @@ t.test(
     t.match(w.core.events[0], {
       type: 'sessionOpened',
       counter: 1,
-      hello: { name: NAME, builds: ['prod'], orders: [], impediment: null },
+      hello: { name: NAME, builds: ['prod'], orders: [] },
     })
     await until('connected', () => existsSync(join(w.state, 'agent', 'connection.json')))
     const figures = ['figures', '--minutes', '0.01', '--config', w.config]
