@@ -131,7 +131,7 @@ export const recordSchema = v.union([
     ...recordBase,
     type: v.literal('progress'),
     step: stepSchema,
-    /** Per cent, 0 to 100, and what is at work, as apt tells on its status descriptor. */
+    /** Per cent, 0 to 100, and what is at work, as apt tells on its status descriptor; after a long silence, of whom. */
     percent: v.pipe(v.number(), v.minValue(0), v.maxValue(100)),
     label: shortTextSchema,
   }),

@@ -79,8 +79,10 @@ export function awaitHealth(order: Order, step: Step, deadlineAt: number, then: 
           ]),
         )
       }
-      if (names.join() !== said) order.records.note(`health: not yet as before: ${shortList(names)}`)
-      if (names.join() !== said) saidAt = order.records.count()
+      if (names.join() !== said) {
+        order.records.note(`health: not yet as before: ${shortList(names)}`)
+        saidAt = order.records.count()
+      }
       said = names.join()
       ports.after(LOOK_AGAIN_MS, look)
     })

@@ -426,6 +426,7 @@ async function rebootedBeforeLatch(t: Test, given: Given): Promise<void> {
   await host.cutNetwork()
   await host.must(['systemctl', 'reboot'])
   await until('the machine to be down', () => !host.isUp())
+  // Long enough for a run that does not wait for the network to fail; there is no event of what must not happen.
   await new Promise((resolve) => setTimeout(resolve, 4000))
   await host.joinNetwork()
   await host.untilBooted(given.boots)
@@ -456,6 +457,7 @@ async function rebootedInInstall(t: Test, given: Given): Promise<void> {
   await host.must(['systemctl', 'reboot'])
   await goesDown(host)
   await until('the unit to be stopped', async () => (await host.run(['systemctl', 'is-active', 'lamp'])).status !== 0)
+  // Twice the limit set above: what must not happen by then has no event to wait for.
   await new Promise((resolve) => setTimeout(resolve, 4000))
   t.equal(host.isUp(), true, 'systemd still waits for apt')
   await gate.open()
