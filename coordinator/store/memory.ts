@@ -12,7 +12,7 @@ import type { LogAppend } from '../domain/events.ts'
 import { TABLES } from '../domain/state.ts'
 import type { Order, Project, TableName, Tables, Write } from '../domain/state.ts'
 import { compareText } from '../../protocol/natural-order.ts'
-import { appendProblem, arrangeWrites, claimsOf, transitionProblem, turnProblem } from './rules.ts'
+import { RULED_TABLES, appendProblem, arrangeWrites, claimsOf, transitionProblem, turnProblem } from './rules.ts'
 import { StoreError } from './store-error.ts'
 
 type StoredRow = { readonly doc: string; readonly live: boolean }
@@ -100,7 +100,8 @@ function commit(disk: MemoryDisk, turn: Turn): void {
 function writeRow(disk: MemoryDisk, write: Write, undo: (() => void)[]): void {
   const rows = tableOf(disk, write.table)
   const stored = rows.get(write.key)
-  const before = stored === undefined ? null : (JSON.parse(stored.doc) as Tables[TableName])
+  const isRuled = stored !== undefined && RULED_TABLES.has(write.table)
+  const before = isRuled ? (JSON.parse(stored.doc) as Tables[TableName]) : null
   const problem = before === null ? null : transitionProblem(write.table, before, write.row)
   if (problem !== null) throw new StoreError('conflict', `${write.table} ${write.key}: ${problem}`)
   const holder = `${write.table} ${write.key}`

@@ -36,6 +36,9 @@ function takes(write: Write): boolean {
   return write.table === 'lines'
 }
 
+/** The tables whose rows the two functions below look at; of the others what was there before does not matter. */
+export const RULED_TABLES: ReadonlySet<TableName> = new Set(['orders', 'machines', 'projects', 'lines', 'instance'])
+
 /** What a row claims for itself alone: no other row of the store may claim the same. */
 export function claimsOf(table: TableName, row: Tables[TableName]): readonly string[] {
   if (table === 'orders') {

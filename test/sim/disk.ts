@@ -3,7 +3,7 @@
  * (a torn tail stays), and names in folders. A change of names stands in a list until its folder is synced; a power
  * cut keeps the older part of that list, as a journal does, and of a rename whose one folder was synced that half.
  */
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import type { Disk } from '../../agent/disk/disk.ts'
 import type { Dice } from './random.ts'
 
@@ -152,7 +152,7 @@ export class SimDisk {
 
   #find(path: string): Inode | null {
     if (path === '/') return this.#root
-    const folder = this.#cached(dirname(path))
+    const folder = this.#cached(parentOf(path))
     return folder?.names.get(nameOf(path)) ?? null
   }
 
@@ -184,7 +184,7 @@ export class SimDisk {
   }
 
   #at(path: string, inode: Inode | null): Change {
-    return { folder: this.#folder(dirname(path)), name: nameOf(path), inode }
+    return { folder: this.#folder(parentOf(path)), name: nameOf(path), inode }
   }
 
   #change(changes: Change[]): void {
@@ -236,7 +236,7 @@ export class SimDisk {
     const found = this.#find(path)
     if (found?.kind === 'folder') return
     if (found !== null) throw diskError('EEXIST', path)
-    this.#makeFolder(dirname(path), mode)
+    this.#makeFolder(parentOf(path), mode)
     this.#room(path, 1)
     this.#change([this.#at(path, newFolder(mode))])
   }
@@ -244,6 +244,11 @@ export class SimDisk {
 
 function newFolder(mode = 0o755): Folder {
   return { kind: 'folder', mode, names: new Map(), kept: new Map() }
+}
+
+/** dirname(3) of a path that has neither dots nor double slashes, of which there are a great many here. */
+function parentOf(path: string): string {
+  return path.slice(0, Math.max(1, path.lastIndexOf('/')))
 }
 
 function nameOf(path: string): string {
@@ -315,11 +320,11 @@ export function announced(disk: Disk, announce: (call: keyof Disk, path: string)
 export function plant(disk: SimDisk, path: string, text: string, mode = 0o644): void {
   const { fault } = disk
   disk.fault = null
-  disk.port.makeFolder(dirname(path), 0o755)
+  disk.port.makeFolder(parentOf(path), 0o755)
   disk.port.remove(path)
   disk.port.write(path, Buffer.from(text), 'create', mode)
   disk.port.fsync(path)
-  disk.port.fsync(dirname(path))
+  disk.port.fsync(parentOf(path))
   disk.fault = fault
 }
 

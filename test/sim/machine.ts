@@ -162,7 +162,7 @@ export class Machine implements Host {
   }
 
   /** Every call of a process on its world comes through here first. */
-  call(proc: Proc, what: string): void {
+  call(proc: Proc, what: string, path = ''): void {
     if (!proc.alive) throw new Crash()
     const doom = this.dooms.get(proc.kind)
     if (doom === undefined) return
@@ -170,7 +170,7 @@ export class Machine implements Host {
     if (doom.calls > 0) return
     this.dooms.delete(proc.kind)
     this.world.met(`${proc.kind} ${doom.how}`, this)
-    this.world.trace(`${this.name}: ${doom.how} at ${what} of the ${proc.kind}`)
+    this.world.trace(`${this.name}: ${doom.how} at ${what} ${path} of the ${proc.kind}`)
     if (doom.how === 'killed') this.kill(proc)
     else {
       this.pullPlug()
@@ -292,7 +292,7 @@ export class Machine implements Host {
   }
 
   diskOf(proc: Proc): Disk {
-    return announced(this.disk.port, (call, path) => this.call(proc, `${call} ${path}`))
+    return announced(this.disk.port, (call, path) => this.call(proc, call, path))
   }
 
   /** The claimed order of the highest fence that has no result yet. */

@@ -44,10 +44,10 @@ export type Outcome = {
   }
 }
 
-/** Promises of this instant settle before the next thing happens. */
+/** Promises of this instant settle before the next thing happens: a tick comes when no microtask is left. */
 function settled(): Promise<void> {
   return new Promise((resolve) => {
-    setImmediate(resolve)
+    process.nextTick(resolve)
   })
 }
 
