@@ -46,6 +46,8 @@ export class Ledger implements Judge {
   readonly #halts = new Map<string, Period[]>()
   readonly #evil = new Set<Host>()
   readonly #lost = new Set<string>()
+  /** Orders whose reboot a coordinator knew of that has an older database now. */
+  readonly #rebootsTold = new Set<string>()
 
   constructor(storedOf: (order: string) => readonly string[]) {
     this.storedOf = storedOf
@@ -177,7 +179,9 @@ export class Ledger implements Judge {
     if (run.rebootedIn.size > 1)
       this.violate('SIM-11 reboots', `${machine.name} was rebooted ${run.rebootedIn.size} times for one order`)
     if (run.grant.outageMinutes === 0) this.violate('SIM-11 reboots', `${machine.name} was rebooted with outage:0`)
-    if (!this.#evil.has(machine) && !this.storedOf(order ?? '').some((record) => record.includes('"step":"reboot"')))
+    const isTold = (id: string) =>
+      this.#rebootsTold.has(id) || this.storedOf(id).some((record) => record.includes('"step":"reboot"'))
+    if (!this.#evil.has(machine) && !isTold(order ?? ''))
       this.violate('SIM-11 reboots', `${machine.name} was rebooted before the coordinator knew`)
     if (machine.isInDpkg()) this.violate('SIM-11 dpkg', `${machine.name} was rebooted while dpkg was at work`)
   }
@@ -263,9 +267,12 @@ export class Ledger implements Judge {
     }
   }
 
-  /** An older database took the place of the present one, which had the ends of these orders. */
-  databaseLost(ended: Iterable<string>): void {
-    for (const order of ended) this.#lost.add(order)
+  /** An older database took the place of the present one, which had these records. */
+  databaseLost(records: ReadonlyMap<string, readonly string[]>): void {
+    for (const [order, told] of records) {
+      if (told.some((record) => record.includes('"step":"reboot"'))) this.#rebootsTold.add(order)
+      if (told.at(-1)?.includes('"type":"result"') === true) this.#lost.add(order)
+    }
     for (const [order, run] of this.runs) if (run.result !== null) this.#lost.add(order)
   }
   /** Its end was committed in a database that was replaced by an older one, and the machine may have let it go. */
