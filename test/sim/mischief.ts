@@ -273,11 +273,9 @@ export class Mischief {
     const { coordinator } = this.#world
     if (this.#old === null) return
     this.#world.met('old database')
-    const ended = [...coordinator.disk.logs].filter(
-      ([, records]) => records.at(-1)?.includes('"type":"result"') === true,
-    )
+    const { logs } = coordinator.disk
     coordinator.restore(this.#old)
-    this.#world.ledger.databaseLost(ended.map(([order]) => order))
+    this.#world.ledger.databaseLost(logs)
     this.#old = null
     this.#isOld = true
   }
