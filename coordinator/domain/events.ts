@@ -87,8 +87,8 @@ export type Event =
       readonly hello: Extract<AgentFrame, { t: 'hello' }>
     }
   | { readonly type: 'sessionClosed'; readonly machine: string; readonly session: string; readonly reason: string }
-  /** A machine proved its key with a counter that was used before: two holders of one key. */
-  | { readonly type: 'counterStale'; readonly machine: string; readonly counter: number; readonly address: string }
+  /** Two machines were seen to hold one key; `problem` says by what. */
+  | { readonly type: 'keyShared'; readonly machine: string; readonly address: string; readonly problem: string }
   | { readonly type: 'agentNews'; readonly machine: string; readonly session: string; readonly news: AgentNews }
   | {
       readonly type: 'changeRaised'

@@ -36,7 +36,10 @@ export function openSession(draft: Draft, event: Extract<Event, { type: 'session
       remedy: 'enrol it anew',
     })
   }
-  if (event.counter <= machine.counter) return staleCounter(draft, event)
+  if (event.counter <= machine.counter) {
+    const problem = `the proof ${event.counter} was used before: this machine is a copy, or was set back to an older state`
+    return quarantine(draft, { ...event, problem })
+  }
   if (hello.fence > FENCE_MAX) {
     drop('notAllowed', event.session)
     return no({
@@ -133,14 +136,14 @@ function endSession(draft: Draft, machine: Machine, reason: string): void {
 }
 
 /** Two holders of one key: neither may connect until a person has found out which is the real one. */
-export function staleCounter(
+export function quarantine(
   draft: Draft,
-  event: { readonly machine: string; readonly counter: number; readonly address: string },
+  event: { readonly machine: string; readonly address: string; readonly problem: string },
 ): Reply {
   const machine = draft.get('machines', event.machine)
   const refusal: Refusal = {
     kind: 'quarantined',
-    message: `the proof ${event.counter} was used before: this machine is a copy, or was set back to an older state`,
+    message: event.problem,
     subject: event.machine,
     remedy: 'enrol it anew (smith enrol new --replace)',
   }

@@ -74,7 +74,9 @@ function checkOrder(before: View, after: Pick<View, 'get'>, order: Order): void 
 }
 
 function isGrantOf(before: View, order: Order): boolean {
-  return order.fence > 0 && (before.get('orders', order.id)?.fence ?? 0) === 0
+  // What arrives late for an order that has left memory is kept with it, and grants nothing.
+  const old = before.get('orders', order.id) ?? before.archived('orders', order.id)
+  return order.fence > 0 && (old?.fence ?? 0) === 0
 }
 
 /** What the request and the configuration say about when and how far, at the turn that grants. */

@@ -18,7 +18,7 @@ import {
   openSession,
   revokeEnrolment,
   revokeUser,
-  staleCounter,
+  quarantine,
 } from './fleet.ts'
 import { takeNews } from './news.ts'
 import { makeRequest } from './planning.ts'
@@ -47,8 +47,8 @@ function handle(draft: Draft, event: Event): Reply {
       return openSession(draft, event)
     case 'sessionClosed':
       return closeSession(draft, event)
-    case 'counterStale':
-      return staleCounter(draft, event)
+    case 'keyShared':
+      return quarantine(draft, event)
     case 'agentNews':
       return takeNews(draft, event.machine, event.session, event.news)
     case 'changeRaised':

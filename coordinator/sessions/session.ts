@@ -40,6 +40,8 @@ export type SessionContext = {
   /** The highest counter that any connection of this process proved for the machine, and how many were taken then. */
   readonly proved: (machine: string) => { readonly counter: number; readonly sequence: number }
   readonly onProved: (session: Session, machine: string, counter: number) => void
+  /** The session that the machine's frames go to at present. */
+  readonly current: (machine: string) => Session | undefined
   /** It said hello, so the machine's frames go to it from now on; answers the session that they went to before. */
   readonly onHello: (session: Session, machine: string) => Session | undefined
   readonly onEnd: (session: Session, end: SessionEnd) => void
@@ -51,6 +53,8 @@ export type Session = {
   readonly machine: () => string | null
   readonly start: () => void
   readonly send: (frame: CoordinatorFrame) => void
+  /** Asks the peer for a sign of life; `then` is told once whether one came in `ms`. */
+  readonly probe: (ms: number, then: (isAlive: boolean) => void) => void
   readonly close: (end: CloseReason, problem: string) => void
   readonly events: LinkEvents
 }
@@ -64,6 +68,8 @@ type State = {
   readonly timers: { auth: Cancel | null; ping: Cancel | null; slow: Cancel | null; rate: Cancel | null }
   /** Frames that the core has not been asked about yet. */
   readonly queue: AgentNews[]
+  /** Who waits for which pong. */
+  readonly probes: Map<number, (isAlive: boolean) => void>
   self: Session
   phase: 'challenged' | 'proved' | 'opening' | 'open' | 'closed'
   machine: { readonly id: string; readonly name: string; readonly counter: number } | null
@@ -88,6 +94,7 @@ export function createSession(context: SessionContext, link: Link): Session {
     bytes: createBucket(context.settings.bytesPerSecondMax),
     timers: { auth: null, ping: null, slow: null, rate: null },
     queue: [],
+    probes: new Map(),
     phase: 'challenged',
     machine: null,
     bytesUnproved: 0,
@@ -105,6 +112,7 @@ export function createSession(context: SessionContext, link: Link): Session {
     machine: () => s.machine?.id ?? null,
     start: () => start(s),
     send: (frame) => send(s, frame),
+    probe: (ms, then) => probe(s, ms, then),
     close: (end, problem) => close(s, end, problem),
     events: {
       onMessage: (data, isBinary) => onMessage(s, data, isBinary),
@@ -160,6 +168,7 @@ function endSession(s: State, how: SessionEnd, problem: string): void {
   s.phase = 'closed'
   s.problem = problem
   for (const cancel of Object.values(s.timers)) cancel?.()
+  for (const n of [...s.probes.keys()]) answerProbe(s, n, false)
   const isFault = how === 'malformed' || how === 'unauthenticated' || how === 'quarantined' || how === 'notAllowed'
   s.context.log[isFault ? 'warn' : 'info']({ ...fieldsOf(s), end: how, problem }, 'agent session ended')
   s.context.onEnd(s.self, how)
@@ -207,6 +216,24 @@ function armPing(s: State): void {
     send(s, { t: 'ping', n: s.pings })
     armPing(s)
   })
+}
+
+function probe(s: State, ms: number, then: (isAlive: boolean) => void): void {
+  if (s.phase === 'closed') return then(false)
+  s.pings += 1
+  const n = s.pings
+  const cancel = s.context.clock.after(ms, () => answerProbe(s, n, false))
+  s.probes.set(n, (isAlive) => {
+    cancel()
+    then(isAlive)
+  })
+  send(s, { t: 'ping', n })
+}
+
+function answerProbe(s: State, n: number, isAlive: boolean): void {
+  const then = s.probes.get(n)
+  s.probes.delete(n)
+  then?.(isAlive)
 }
 
 // --- from the peer -------------------------------------------------------------------------------------------
@@ -294,6 +321,7 @@ function onOpenFrame(s: State, frame: AgentFrame): void {
       if (s.link.bufferedBytes() < s.context.settings.pongBufferedBytesMax) send(s, { t: 'pong', n: frame.n })
       return
     case 'pong':
+      answerProbe(s, frame.n, true)
       return
     case 'planned':
     case 'planRefused':
@@ -319,8 +347,7 @@ function onAuth(s: State, frame: Extract<AgentFrame, { t: 'auth' }>): void {
     // a counter a second time or answer a challenge that came after the newer proof.
     close(s, 'superseded', `counter ${frame.counter} was overtaken by ${proved.counter} on a newer connection`)
   } else if (proof.end === 'stale') {
-    tell(s, { type: 'counterStale', machine: frame.machine, counter: frame.counter, address: s.link.address })
-    close(s, 'quarantined', proof.problem)
+    endAsShared(s, frame.machine, proof.problem)
   } else if (proof.end !== null) {
     close(s, proof.end, proof.problem)
   } else {
@@ -330,16 +357,40 @@ function onAuth(s: State, frame: Extract<AgentFrame, { t: 'auth' }>): void {
   }
 }
 
-function onHello(s: State, hello: Extract<AgentFrame, { t: 'hello' }>): void {
-  if (s.machine === null) return
-  const proved = s.context.proved(s.machine.id)
-  if (s.machine.counter < proved.counter) {
-    close(s, 'superseded', `counter ${s.machine.counter} was overtaken by ${proved.counter} on a newer connection`)
-    return
-  }
+function endAsShared(s: State, machine: string, problem: string): void {
+  tell(s, { type: 'keyShared', machine, address: s.link.address, problem })
+  close(s, 'quarantined', problem)
+}
+
+type Hello = Extract<AgentFrame, { t: 'hello' }>
+
+/** A machine has left its older connection before it makes a newer one: where both are alive, two hold its key. */
+function onHello(s: State, hello: Hello): void {
+  if (s.machine === null || endIfOvertaken(s, s.machine)) return
+  const machine = s.machine.id
   s.phase = 'opening'
   s.timers.auth?.()
   s.timers.auth = null
+  const older = s.context.current(machine)
+  if (older === undefined) return openSession(s, hello)
+  s.turn = true
+  older.probe(s.context.settings.takeoverMs, (isAlive) => {
+    s.turn = false
+    if (s.phase === 'closed') return
+    if (isAlive) endAsShared(s, machine, `its connection from ${older.address} is alive: two machines hold one key`)
+    else openSession(s, hello)
+  })
+}
+
+function endIfOvertaken(s: State, { id, counter }: { readonly id: string; readonly counter: number }): boolean {
+  const proved = s.context.proved(id)
+  if (counter >= proved.counter) return false
+  close(s, 'superseded', `counter ${counter} was overtaken by ${proved.counter} on a newer connection`)
+  return true
+}
+
+function openSession(s: State, hello: Hello): void {
+  if (s.machine === null || endIfOvertaken(s, s.machine)) return
   s.announced = true
   armPing(s)
   // What the core sends in the turn of this hello must find this connection.

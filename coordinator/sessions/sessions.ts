@@ -130,6 +130,7 @@ function accept(r: Registry, link: Link): LinkEvents {
         dropUnproved(r, proved)
         r.counters.set(machine, { counter, sequence: r.taken })
       },
+      current: (machine) => r.current.get(machine),
       onHello: (greeted, machine) => {
         const before = r.current.get(machine)
         r.current.set(machine, greeted)

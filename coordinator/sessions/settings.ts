@@ -11,6 +11,8 @@ export type SessionSettings = {
   readonly unauthenticatedBytesMax: number
   /** From the connection to the hello. */
   readonly authMs: number
+  /** How long a machine's older connection may take to show that it is alive when a newer one says hello. */
+  readonly takeoverMs: number
   readonly pingMs: number
   /** A peer that was silent for so long is gone. */
   readonly deadMs: number
@@ -30,6 +32,7 @@ export const SESSION_SETTINGS: SessionSettings = {
   unauthenticatedPerAddressMax: 8,
   unauthenticatedBytesMax: 16_384,
   authMs: 5_000,
+  takeoverMs: 3_000,
   pingMs: 15_000,
   deadMs: 45_000,
   bufferedBytesMax: 1_048_576,

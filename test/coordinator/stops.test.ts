@@ -1,6 +1,7 @@
 /** Scenarios of what stops a project and what lifts it: unknown, cancel, pause, freeze, waits, restarts, strange agents. */
 import t from 'tap'
 import { createWorld, must, refusalsIn } from './harness.ts'
+import { resultRecord } from './agent.ts'
 
 const W = 'prod-dal10-carrier3-worker'
 const [W1, W2, W3] = [`${W}-1`, `${W}-2`, `${W}-3`]
@@ -128,6 +129,26 @@ t.test('[UNK-3] a person resolves what is unknown, and what arrives later is evi
       ],
     )
   }
+})
+
+t.test('[UNK-3] evidence of an order that a retry has replaced is kept too, whatever stops the project', async (t) => {
+  const world = await world3()
+  const change = await world.begin(ALL)
+  const agent = world.agent(W1)
+  await agent.steps('claim', 'update')
+  await agent.cut()
+  await world.later(91_000)
+  await world.resolve(change, W1, 'failed', 'looked at it')
+  const { order } = agent.grant()
+  agent.inHand('latched')
+  await agent.connect()
+  t.match(await world.retry(change, W1), { ok: true })
+  await world.later(1000)
+  t.not(agent.grant().order, order, 'the retry is at work')
+  await agent.fail()
+  t.match(world.brief(change), /held hold failed/)
+  t.match(await agent.say({ t: 'records', order, records: [resultRecord(3, 'succeeded')] }), { ok: true })
+  t.match(world.store().get('orders', order), { state: 'failed', result: { outcome: 'succeeded' }, upTo: 3 })
 })
 
 t.test('[UNK-3] evidence that comes after the project has closed is kept too', async (t) => {

@@ -84,12 +84,17 @@ t.test('[SES-3] a counter that was used before is told to the core and ends the 
     prove(w, clone, counter)
     await settle()
     t.match(clone.link.closed, { code: 4010, reason: /two machines hold one key/ })
-    t.match(w.core.events.at(-1), { type: 'counterStale', machine: MACHINE, counter, address: '10.0.0.1' })
+    t.match(w.core.events.at(-1), {
+      type: 'keyShared',
+      machine: MACHINE,
+      address: '10.0.0.1',
+      problem: new RegExp(`counter ${counter} `),
+    })
   }
   const forged = connect(w)
   forged.say(authFrame(createKey(), forged.link.sent[0], 1))
   await settle()
-  t.equal(types(w).filter((type) => type === 'counterStale').length, 2, 'a wrong key can put nobody in quarantine')
+  t.equal(types(w).filter((type) => type === 'keyShared').length, 2, 'a wrong key can put nobody in quarantine')
 
   const early = world()
   const one = connect(early)
@@ -279,6 +284,9 @@ t.test('[SES-12] the newer of two proved connections of a machine wins, the olde
   prove(w, newer, 2)
   t.equal(older.link.closed, null, 'until the newer says hello')
   newer.say(HELLO)
+  w.clock.advance(2_999)
+  t.equal(older.link.closed, null, 'it has its time to show that it is alive')
+  w.clock.advance(1)
   t.match(older.link.closed, { code: 4009, reason: /10\.0\.0\.9/ })
   await settle()
   const [opened, again, closed] = w.core.events
@@ -288,6 +296,43 @@ t.test('[SES-12] the newer of two proved connections of a machine wins, the olde
   t.match(newer.link.sent.at(-1), { t: 'revoke' })
   older.events.onClosed('late')
   t.equal(w.sessions.stats().connected, 1)
+})
+
+t.test('[SES-20] an older connection that still answers shows two holders of one key', async (t) => {
+  const w = world()
+  const older = await open(w, 1)
+  const clone = connect(w, '10.0.0.9')
+  prove(w, clone, 2)
+  clone.say(HELLO)
+  await settle()
+  t.equal(types(w).filter((type) => type === 'sessionOpened').length, 1, 'it is not taken before that is known')
+  const asked = older.link.sent.at(-1)
+  t.match(asked, { t: 'ping' })
+  older.say({ t: 'pong', n: 1_000_000 })
+  t.equal(clone.link.closed, null, 'another pong is no answer')
+  older.say({ t: 'pong', n: asked?.t === 'ping' ? asked.n : 0 })
+  await settle()
+  t.match(clone.link.closed, { code: 4010, reason: /two machines hold one key/ })
+  t.match(w.core.events.at(-1), { type: 'keyShared', machine: MACHINE, address: '10.0.0.9' })
+  w.clock.advance(10_000)
+  t.equal(types(w).filter((type) => type === 'sessionOpened').length, 1)
+})
+
+t.test('[SES-20] the newer connection is taken at once when the older ends, and may end while it waits', async (t) => {
+  const w = world()
+  const older = await open(w, 1)
+  const gone = connect(w)
+  prove(w, gone, 2)
+  gone.say(HELLO)
+  gone.events.onClosed('lost')
+  const newer = connect(w)
+  prove(w, newer, 3)
+  newer.say(HELLO)
+  older.events.onClosed('lost')
+  await settle()
+  t.strictSame(types(w), ['sessionOpened', 'sessionOpened', 'sessionClosed'])
+  w.sessions.send({ to: 'agent', machine: MACHINE, frame: { t: 'revoke', order: ORDER } })
+  t.match(newer.link.sent.at(-1), { t: 'revoke' })
 })
 
 t.test('[SES-12] what the core sends in the turn of a hello reaches the connection of that hello', async (t) => {
