@@ -6,7 +6,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { type Draft, instanceOf } from './draft.ts'
 import type { Command, Reply } from './events.ts'
 import { freeLine, noteBag, releaseMachine } from './lines.ts'
-import { endOrder, isActive } from './order.ts'
+import { endOrder, isActive, lossOf } from './order.ts'
 import { abandonProject, actorName } from './planning.ts'
 import { checkAgain, dropChecks } from './queries.ts'
 import type { Order, Project, Target } from './state.ts'
@@ -387,11 +387,7 @@ function isAtIt(draft: Draft, order: Order): boolean {
   if (order.state !== 'unknown') return true
   const session = draft.get('sessions', order.machine)
   if (session === undefined) return false
-  const isLost =
-    order.claimed &&
-    session.since >= (order.grantedAt ?? 0) &&
-    session.orders.every((entry) => entry.order !== order.id)
-  return !isLost
+  return session.since < (order.grantedAt ?? 0) || lossOf(order, session) === null
 }
 
 export function freeze(draft: Draft, reason: string): Reply {

@@ -10,9 +10,9 @@ import { driftOf } from '../../protocol/plan.ts'
 import type { Draft } from './draft.ts'
 import type { AgentNews, Reply } from './events.ts'
 import { shortList } from './selection.ts'
-import { endOrder, grantPayloadOf, hearOrder, isActive, loseOrder, stateInStep, voidOrder } from './order.ts'
+import { endOrder, grantPayloadOf, hearOrder, isActive, loseOrder, lossOf, stateInStep, voidOrder } from './order.ts'
 import { answerQuery, keepPlan } from './planning.ts'
-import type { Order, Query, Target } from './state.ts'
+import type { Order, Query, Session, Target } from './state.ts'
 import { changeProject, changeTarget, hasEnded, isUnstarted, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 const DONE: Reply = { ok: true }
@@ -28,10 +28,18 @@ export function takeNews(draft: Draft, machine: string, session: string, news: A
     case 'prefetched':
       return takePrefetched(draft, machine, news.order)
     case 'granted':
-      return DONE
+      return takeGranted(draft, machine, news)
     case 'records':
       return takeRecords(draft, machine, news.order, news.records)
   }
+}
+
+/** From now on the machine can't have lost the grant, unless it lost its state or is another machine. */
+function takeGranted(draft: Draft, machine: string, { order: id, fence }: Extract<AgentNews, { t: 'granted' }>): Reply {
+  const order = draft.get('orders', id)
+  if (order?.machine === machine && order.fence === fence && isActive(order) && !order.taken)
+    draft.put('orders', id, { ...order, taken: true })
+  return DONE
 }
 
 function queryOf(draft: Draft, machine: string, id: string): Query | undefined {
@@ -334,7 +342,13 @@ export function resync(draft: Draft, machine: string, inHand: readonly OrderInHa
     acknowledge(draft, order)
     if (!isActive(order)) continue
     const started = ['claimed', 'latched', 'ended'].includes(entry.evidence)
-    draft.put('orders', order.id, { ...order, claimed: order.claimed || started, silentSince: null, heardAt: draft.at })
+    draft.put('orders', order.id, {
+      ...order,
+      taken: true,
+      claimed: order.claimed || started,
+      silentSince: null,
+      heardAt: draft.at,
+    })
     // Whatever the machine has on its disk, it is in reach and its own word is to come: nothing for a person to resolve.
     if (order.result === null) hearOrder(draft, mustHave(draft.get('orders', order.id), 'an order'))
     if (entry.evidence === 'refused' || order.revoking)
@@ -343,7 +357,8 @@ export function resync(draft: Draft, machine: string, inHand: readonly OrderInHa
   const known = new Set(inHand.map((entry) => entry.order))
   for (const order of [...draft.all('orders')]) {
     if (order.machine !== machine) continue
-    if (isActive(order) && !known.has(order.id)) notInHand(draft, order)
+    if (isActive(order) && !known.has(order.id))
+      notInHand(draft, order, mustHave(draft.get('sessions', machine), 'a session'))
     if (order.state === 'offered') offerAgain(draft, order)
   }
 }
@@ -365,12 +380,12 @@ function dropUsedOrder(draft: Draft, order: Order, entry: OrderInHand): void {
 }
 
 /** The machine does not know an order that was granted to it. */
-function notInHand(draft: Draft, order: Order): void {
+function notInHand(draft: Draft, order: Order, session: Session): void {
   const heard: Order = { ...order, silentSince: null, heardAt: draft.at }
   draft.put('orders', order.id, heard)
   if (order.result !== null) return
-  if (order.claimed) {
-    const reason = `${order.name} no longer knows the order that it had begun; its state folder was lost`
+  const reason = lossOf(order, session)
+  if (reason !== null) {
     if (order.state === 'unknown') draft.put('orders', order.id, { ...heard, unknownReason: reason })
     else loseOrder(draft, heard, reason)
     draft.touch(order.project)

@@ -9,7 +9,7 @@ import { assert } from './assert.ts'
 import type { Draft } from './draft.ts'
 import { freeLine, noteBag, releaseMachine, touchWaiting } from './lines.ts'
 import { runMsOf } from './schedule.ts'
-import type { Order, Project, Target } from './state.ts'
+import type { Order, Project, Session, Target } from './state.ts'
 import { changeProject, changeTarget, dropAsk, mustHave, projectOf, sayOf, targetOf } from './targets.ts'
 
 /** The order of the target's present try, made when there is none yet. */
@@ -27,6 +27,8 @@ export function ensureOrder(draft: Draft, project: Project, target: Target): Ord
     fence: 0,
     grantedAt: null,
     startBy: null,
+    boot: '',
+    taken: false,
     claimed: false,
     latched: false,
     step: null,
@@ -65,6 +67,20 @@ export function grantPayloadOf(project: Project, order: Order, target: Target): 
 }
 
 /** True while the order is anywhere between granted and finished and known. */
+/**
+ * Why the machine of this session, which does not have the order in hand, can't simply be given it again: another
+ * holder of the same disk may have it. Null when the grant can only have been lost on its way.
+ */
+export function lossOf(order: Order, session: Session): string | null {
+  if (session.orders.some((entry) => entry.order === order.id)) return null
+  if (order.claimed) return `${order.name} no longer knows the order that it had begun; its state folder was lost`
+  if (order.taken)
+    return `${order.name} no longer has the grant that it had kept; its state folder was lost, or this is a copy of it`
+  return session.bootId === order.boot
+    ? null
+    : `${order.name} was started anew and does not have the grant that was on its way; it was lost, or this is a copy of it`
+}
+
 export function isActive(order: Order): boolean {
   return order.state === 'granted' || order.state === 'running' || order.state === 'unknown'
 }

@@ -219,6 +219,7 @@ function grant(draft: Draft, project: Project, target: Target): void {
     fence,
     grantedAt: draft.at,
     startBy: draft.at + draft.tools.settings.limits.grantLifeMs,
+    boot: draft.get('sessions', target.machine)?.bootId ?? '',
     heardAt: draft.at,
   }
   draft.put('orders', order.id, order)

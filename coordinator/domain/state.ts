@@ -274,6 +274,10 @@ export type Order = {
   readonly fence: number
   readonly grantedAt: Instant | null
   readonly startBy: Instant | null
+  /** The boot of the machine to which the grant was sent; '' until then. */
+  readonly boot: string
+  /** The machine has said that it keeps the grant, on a disk that no power cut empties. */
+  readonly taken: boolean
   readonly claimed: boolean
   readonly latched: boolean
   readonly step: Step | null

@@ -57,6 +57,7 @@ export type Agent = {
   readonly got: AgentSend[]
   /** The grants that were sent to it. */
   readonly grants: () => GrantPayload[]
+  bootId: string
   readonly grant: () => GrantPayload
   readonly revokes: () => string[]
   readonly queries: () => Extract<CoordinatorFrame, { t: 'plan' }>[]
@@ -124,7 +125,7 @@ function createSpeaker(core: AgentWorld, name: string, id: string): Speaker {
           t: 'hello',
           name,
           facts: factsOf(label),
-          bootId: 'b0',
+          bootId: agent.bootId,
           incarnation: core.dice.hex(32),
           fence: agent.fence,
           at: core.time.now(),
@@ -176,6 +177,7 @@ export function createAgent(core: AgentWorld, name: string, id: string, label: L
     plansBySelf: true,
     orders: [],
     fence: 0,
+    bootId: 'b0',
     impediment: null,
     got: [],
     grants: () => agent.got.flatMap((send) => ('grant' in send ? [send.grant] : [])),

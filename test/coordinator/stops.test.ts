@@ -195,6 +195,8 @@ t.test(
   async (t) => {
     const table = [
       { claimed: false, shown: null, state: 'granted', revoked: true, resolvable: false },
+      { taken: true, claimed: false, shown: null, state: 'unknown', revoked: false, resolvable: true },
+      { taken: true, claimed: false, shown: 'inbox', state: 'granted', revoked: false, resolvable: false },
       { claimed: false, shown: 'inbox', state: 'granted', revoked: false, resolvable: false },
       { claimed: false, shown: 'refused', state: 'granted', revoked: true, resolvable: false },
       { claimed: false, shown: 'void', state: 'granted', revoked: false, resolvable: false },
@@ -205,17 +207,19 @@ t.test(
       { claimed: true, shown: 'ended', state: 'running', revoked: false, resolvable: false },
       { claimed: true, shown: null, state: 'unknown', revoked: false, resolvable: true },
     ] as const
-    for (const { claimed, shown, state, revoked, resolvable } of table) {
+    for (const { claimed, shown, state, revoked, resolvable, ...more } of table) {
       const world = await world3()
       const change = await world.begin(ALL)
       const agent = world.agent(W1)
+      const { order, fence } = agent.grant()
+      if ('taken' in more) await agent.say({ t: 'granted', order, fence })
       if (claimed) await agent.steps('claim', 'latch')
       await agent.cut()
       await world.later(claimed ? 91_000 : 700_000)
       t.match(world.brief(change), /^held hold unknown/)
       if (shown !== null) agent.inHand(shown)
       await agent.connect()
-      const what = `${claimed ? 'claimed' : 'granted'}, shows ${shown ?? 'nothing'}`
+      const what = `${claimed ? 'claimed' : 'taken' in more ? 'taken' : 'granted'}, shows ${shown ?? 'nothing'}`
       t.equal(world.target(change, W1).state, state, what)
       t.equal(agent.revokes().length > 0, revoked, `${what}: called back`)
       t.equal((await world.resolve(change, W1, 'failed')).ok, resolvable, `${what}: a person may say how it ended`)
@@ -223,6 +227,28 @@ t.test(
     }
   },
 )
+
+t.test('[UNK-8] a grant is sent again only to the boot that it was sent to, and not once it was kept', async (t) => {
+  for (const { kept, boot, reason } of [
+    { kept: false, boot: 'b0', reason: null },
+    { kept: true, boot: 'b0', reason: /no longer has the grant that it had kept.*copy/ },
+    { kept: false, boot: 'b1', reason: /was started anew and does not have the grant.*copy/ },
+  ]) {
+    const world = await world3()
+    const change = await world.begin(ALL)
+    const agent = world.agent(W1)
+    const { order, fence } = agent.grant()
+    // An answer to another grant than this one says nothing of it.
+    t.match(await agent.say({ t: 'granted', order, fence: kept ? fence : fence + 1 }), { ok: true })
+    await agent.cut()
+    agent.bootId = boot
+    await agent.connect()
+    t.equal(agent.grants().length, reason === null ? 2 : 1)
+    t.match(world.brief(change), reason === null ? /^running/ : /^held hold unknown/)
+    if (reason !== null) t.match(world.json(change).stop, { reason })
+    t.equal((await world.resolve(change, W1, 'failed')).ok, reason !== null, 'a person may say how it ended')
+  }
+})
 
 t.test('[UNK-5] a reboot may take the outage that was declared, and no longer', async (t) => {
   const world = await world3()

@@ -72,6 +72,10 @@ export class Mischief {
     }
   }
 
+  cloneOf(machine: string): Machine | undefined {
+    return this.#clones.get(machine)
+  }
+
   /** An evil machine says more than its agent does. */
   corrupt(machine: Host, text: string): readonly string[] {
     const { dice, ledger, coordinator, healing } = this.#world

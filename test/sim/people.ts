@@ -19,6 +19,8 @@ export type Scene = {
   readonly ledger: Ledger
   readonly machines: ReadonlyMap<string, Machine>
   readonly healing: boolean
+  /** A machine, and its copy where someone made one. */
+  readonly holdersOf: (machine: string) => readonly Machine[]
   readonly coordinator: Coordinator
 }
 
@@ -183,8 +185,11 @@ export class People {
   /** A person looks at the machine first: an order that is still at it is never called ended. */
   #resolve(who: Person, view: View, project: Project, decided: (ok: boolean | null) => void): void {
     const order = view.get('orders', project.active ?? '')
-    const machine = order === undefined ? undefined : this.#world.machines.get(order.machine)
-    if (order === undefined || machine?.recordsOf(order.id).at(-1)?.type !== 'result') return
+    const holders = order === undefined ? [] : this.#world.holdersOf(order.machine)
+    // It has ended there, or nothing of it is on any machine that bears the name.
+    const isOver = holders.some((one) => one.recordsOf(order?.id ?? '').at(-1)?.type === 'result')
+    const isNowhere = holders.every((one) => one.isUp && !one.ordersInHand().includes(order?.id ?? ''))
+    if (order === undefined || holders.length === 0 || !(isOver || isNowhere)) return
     const as = this.#world.dice.chance(0.5) ? 'failed' : 'succeeded'
     this.#command(
       who,

@@ -147,6 +147,9 @@ export class World {
     }
   }
 
+  readonly holdersOf = (id: string): readonly Machine[] =>
+    [this.machines.get(id), this.mischief.cloneOf(id)].filter((one) => one !== undefined)
+
   async start(): Promise<void> {
     if (this.coordinator.life === null) await this.coordinator.start()
   }

@@ -110,6 +110,8 @@ export const order = (name: string, more: Partial<Order> = {}): Order => ({
   fence: 0,
   grantedAt: null,
   startBy: null,
+  boot: '',
+  taken: false,
   claimed: false,
   latched: false,
   step: null,
