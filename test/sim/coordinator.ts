@@ -15,6 +15,7 @@ import { type Sessions, createSessions } from '../../coordinator/sessions/sessio
 import { type MemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
 import { Crash } from './host.ts'
+import { Database } from './database.ts'
 import type { Faults } from './faults.ts'
 import { SETTINGS, SILENT, keyOf, sha256 } from './givens.ts'
 import type { Ledger } from './ledger.ts'
@@ -29,6 +30,7 @@ export type CoordinatorWorld = {
   readonly time: Time
   readonly dice: Dice
   readonly ids: Dice
+  readonly isOnSqlite: boolean
   readonly faults: Faults
   readonly ledger: Ledger
   readonly met: (fault: string) => void
@@ -50,10 +52,13 @@ export class Coordinator {
   readonly #world: CoordinatorWorld
   readonly #tools: Tools
   readonly #answers: Permission[] = []
+  /** The real one beside the simulated, on some seeds. */
+  readonly #database: Database | null
 
   constructor(world: CoordinatorWorld) {
     this.#world = world
     this.disk = createMemoryDisk(world.ids)
+    this.#database = world.isOnSqlite ? new Database((text) => world.ledger.violate('SIM-30 store', text)) : null
     this.#tools = createTools(SETTINGS, world.ids)
   }
 
@@ -105,7 +110,7 @@ export class Coordinator {
   async start(): Promise<void> {
     const { time, ids, trace, ledger, onRow } = this.#world
     trace('the coordinator starts')
-    const store = this.#storeOf(openMemoryStore(this.disk))
+    const store = this.#storeOf(this.#open())
     const clock: Clock = {
       wallNow: () => Math.floor(time.now() + this.skewMs),
       monotonicNow: () => time.now(),
@@ -163,6 +168,7 @@ export class Coordinator {
     this.life.alive = false
     this.life = null
     this.disk.opener = null
+    this.#database?.crash()
     this.#world.trace('the coordinator is gone')
     this.#world.onCrash()
   }
@@ -170,9 +176,15 @@ export class Coordinator {
   /** The world is over: nothing of this life acts any more. */
   end(): void {
     if (this.life !== null) this.life.alive = false
+    this.#database?.end()
+  }
+
+  #open(): Store {
+    return this.#database?.open(this.disk) ?? openMemoryStore(this.disk)
   }
 
   snapshot(): MemoryDisk {
+    this.#database?.keep()
     const { epoch, tables, claims, journal, logs, last } = this.disk
     return {
       epoch,
@@ -189,7 +201,8 @@ export class Coordinator {
   restore(old: MemoryDisk): void {
     this.crash()
     this.disk = { ...old, epoch: this.#world.ids.hex(32) }
-    const store = openMemoryStore(this.disk)
+    this.#database?.restore()
+    const store = this.#open()
     const before = store.get('instance', 'instance') ?? { frozen: null, fence: 0, change: 0, task: 0 }
     const at = Math.max(this.now(), store.lastAt())
     const rev = store.rev() + 1

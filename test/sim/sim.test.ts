@@ -48,6 +48,7 @@ for (const [title, rule] of [
   ['[SIM-13] a follower of the feed has every row of the journal, once and in order', 'SIM-13'],
   ['[SIM-14] when everything heals every project ends', 'SIM-14'],
   ['[SIM-15] no program ends with an error that no fault explains', 'SIM-15'],
+  ['[SIM-30] on every tenth seed the coordinator is on SQLite too, and every read of both answers alike', 'SIM-30'],
 ] as const) {
   t.test(`${title}: the bugs planted for it are found`, async (t) => {
     const names = NAMES.filter((name) => ZOO[name].rule === rule)

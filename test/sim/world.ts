@@ -25,6 +25,8 @@ export type Options = {
   readonly untilMs?: number
   /** Keeps every event, to be shown. */
   readonly traced?: boolean
+  /** Whether the coordinator is on a real database too; every tenth seed is when nothing is said. */
+  readonly isOnSqlite?: boolean
   /** What the seed chose, changed: for making a failure smaller. */
   readonly change?: (faults: Faults) => Faults
 }
@@ -95,6 +97,7 @@ export class World {
       faults,
       ledger,
       ids: createDice(seed, 'ids'),
+      isOnSqlite: options.isOnSqlite ?? seed % 10 === 0,
       met: (fault) => this.met(fault),
       trace: (text) => this.trace(text),
       onRow: (row, epoch) => this.#follow(row, epoch),

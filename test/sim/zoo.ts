@@ -7,6 +7,7 @@ export type Edit = readonly [file: string, from: string, to: string]
 export type Planted = { readonly rule: string; readonly seed: number; readonly edits: readonly Edit[] }
 
 const STORE = 'coordinator/store/memory.ts'
+const SQLITE = 'coordinator/store/sqlite.ts'
 const ROLLOUT = 'coordinator/domain/rollout.ts'
 const STOPS = 'coordinator/domain/stops.ts'
 const NEWS = 'coordinator/domain/news.ts'
@@ -145,6 +146,11 @@ export const ZOO = {
       'if (order.claimed === null)',
     ],
   ),
+  'what has ended is live again after a restart': bug('SIM-30', 10, [
+    SQLITE,
+    '[write.key, write.live ? 1 : 0,',
+    '[write.key, write.live ? 1 : 1,',
+  ]),
   // The agent.
   'records are sent before they are synced': bug(
     'SIM-9',
