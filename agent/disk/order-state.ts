@@ -6,7 +6,7 @@ import * as v from 'valibot'
 import type { OrderEvidence } from '../../protocol/files.ts'
 import { countSchema, ID_PATTERN, instantSchema } from '../../protocol/ids.ts'
 import { type Disk, listNames, readIfExists } from './disk.ts'
-import { grantEntryName, type Layout, type OrderLayout, orderLayoutOf } from './layout.ts'
+import { grantEntryName, revokeEntryName, type Layout, type OrderLayout, orderLayoutOf } from './layout.ts'
 
 export const fateSchema = v.variant('fate', [
   v.strictObject({ fate: v.literal('claim'), fence: countSchema, at: instantSchema }),
@@ -63,8 +63,9 @@ export function evidenceOf(disk: Disk, layout: Layout, order: string): OrderEvid
     if (lastRecord(disk, files)?.type === 'result') return 'ended'
     return disk.factsOf(files.latch) === null ? 'claimed' : 'latched'
   }
-  const name = grantEntryName(order)
-  if (listNames(disk, layout.inbox).includes(name) || listNames(disk, layout.taken).includes(name)) return 'inbox'
+  // A revoke that came alone counts too: the runner makes a void of it, which is to be told.
+  const entries = [...listNames(disk, layout.inbox), ...listNames(disk, layout.taken)]
+  if (entries.includes(grantEntryName(order)) || entries.includes(revokeEntryName(order))) return 'inbox'
   return listNames(disk, layout.refused).some((entry) => entry.includes(order)) ? 'refused' : null
 }
 

@@ -261,6 +261,25 @@ t.test('[AGT-4] a revoke is dropped for the runner, once, also for an order that
   t.end()
 })
 
+t.test('[AGT-4] a revoke that came alone is in hand, keeps its grant out, and the void of it is told', (t) => {
+  const state = makeState(t)
+  const before = machine(t, { state })
+  before.agent.start()
+  before.accept()
+  before.link().say({ t: 'revoke', order: ORDER })
+  before.agent.stop()
+  const m = machine(t, { state })
+  m.agent.start()
+  t.match(m.accept().orders, [{ order: ORDER, evidence: 'inbox', fence: 0 }])
+  m.link().say(grantFrame())
+  t.same(inboxOf(m), [`revoke-${ORDER}.json`], 'the grant has come too late')
+  renameSync(join(m.layout.inbox, `revoke-${ORDER}.json`), join(m.layout.taken, `revoke-${ORDER}.json`))
+  write(m, [{ ...resultRecord(1), outcome: 'void' }])
+  m.clock.advance(5_000)
+  t.match(m.sent('records'), [{ order: ORDER, records: [{ outcome: 'void' }] }])
+  t.end()
+})
+
 t.test(
   '[AGT-7] an order that is let go is in no later hello, also after a restart, and its downloads are gone',
   (t) => {
