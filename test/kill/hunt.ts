@@ -20,9 +20,9 @@ const LASTS_MS: Readonly<Record<Stage, number>> = {
   verify: 2,
   result: 100,
 }
-/** A wrapper or a runner is a while in starting. */
-const AGAIN_MS = 4
-const AGAIN_MAX = 100
+/** Whoever is to be killed may still be starting. */
+const AGAIN_MS = 5
+const AGAIN_MAX = 1000
 
 /** One who was killed less often than others, because it is down while another line would kill it, gets more. */
 const LAGGARD = 0.9

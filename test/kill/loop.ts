@@ -42,6 +42,8 @@ keep = 600
 /** The folder of a loop without a violation is removed; else all that it left stays to be looked at. */
 export async function runLoop(options: LoopOptions): Promise<LoopOutcome> {
   const dir = mkdtempSync(join(tmpdir(), 'smith-kill-'))
+  // They are started again and again, which most of the time would go to.
+  process.env['NODE_COMPILE_CACHE'] ??= join(dir, 'compiled')
   const oracle = openOracle(join(dir, 'oracle'))
   oracle.write({ what: 'began', seed: options.seed })
   const site = await createSite({ dir: join(dir, 'site'), limits: 'prefetch_ahead = 0' })

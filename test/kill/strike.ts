@@ -6,11 +6,11 @@
 import type { Site } from '../demo/site.ts'
 import type { Accounted } from './judge.ts'
 import type { Oracle } from './oracle.ts'
-import { type Actor, type Stage, livesIn, placeOn, runnerOf, wrapperOf } from './stages.ts'
+import { type Actor, type Stage, placeOn, runnerOf, wrapperOf } from './stages.ts'
 import type { Tally } from './tally.ts'
 
 export type Aim = { readonly actor: Actor; readonly stage: Stage; readonly delayMs: number }
-/** `later`: the one who is to be killed is not there yet, and the stage still is. */
+/** `isLater`: the one who is to be killed is not there yet. */
 export type Struck = { readonly isKilled: boolean; readonly isLater: boolean; readonly restarted: Promise<void> }
 
 const NOT_NOW: Struck = { isKilled: false, isLater: false, restarted: Promise.resolve() }
@@ -34,11 +34,10 @@ export class Striker {
     try {
       const place = placeOn(host.machine, host.known)
       const stage = place?.stage ?? 'plan'
-      // Off the mark it is a kill at a random instant, which is welcome where one is wanting.
-      if (stage !== aimed && (!livesIn(actor, stage) || this.#tally.isFull(actor, stage))) return NOT_NOW
+      if (stage !== aimed && !this.#tally.isWelcome(actor, stage)) return NOT_NOW
       const order = place?.order ?? null
       const pid = this.#pidOf(host, actor, runner, order)
-      if (pid === null) return { ...NOT_NOW, isLater: stage === aimed }
+      if (pid === null) return { ...NOT_NOW, isLater: stage === aimed || this.#isDown.has(actor) }
       this.#oracle.write({ what: 'killed', actor, pid, machine: host.name, order, stage })
       if (!signal(pid, 'SIGKILL')) return NOT_NOW
       this.#tally.count(actor, stage)

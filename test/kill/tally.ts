@@ -47,6 +47,10 @@ export class Tally {
   isFull(actor: Actor, stage: Stage): boolean {
     return this.of(actor, stage) >= this.#wanted.eachCell
   }
+  /** Whether a kill at a random instant, in a stage that was not aimed at, is welcome. */
+  isWelcome(actor: Actor, stage: Stage): boolean {
+    return livesIn(actor, stage) && (!this.isFull(actor, stage) || this.ofActor(actor) < this.#wanted.eachActor)
+  }
   isEnough(): boolean {
     const { kills, eachActor } = this.#wanted
     const areActors = ACTORS.every((actor) => this.ofActor(actor) >= eachActor)
