@@ -7,7 +7,7 @@ import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { PackageSpec } from '../archive/builder.ts'
 import type { SiteMachine } from '../demo/site.ts'
-import { textIn } from './stages.ts'
+import { type OnDisk, textIn } from './stages.ts'
 
 export const PACKAGES = ['killed-lib', 'killed-app'] as const
 const FILE = 'account'
@@ -50,7 +50,7 @@ export type Happened = {
 }
 
 /** All that the machine has told so far, in its order. */
-export function accountOf(machine: SiteMachine): Happened[] {
+export function accountOf(machine: OnDisk): Happened[] {
   const lines = textIn(join(machine.dir, FILE)).split('\n')
   return lines.flatMap((text) => {
     const [nanoseconds, who, what, order, name = '', version = ''] = text.split(' ')

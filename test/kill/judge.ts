@@ -10,14 +10,13 @@ import { isDeepStrictEqual } from 'node:util'
 import * as v from 'valibot'
 import { type GrantPayload, type RunRecord, grantPayloadSchema, inboxEntrySchema } from '../../protocol/files.ts'
 import { digestText } from '../../protocol/plan.ts'
-import type { SiteMachine } from '../demo/site.ts'
 import type { Judged } from '../sim/host.ts'
 import { Ledger } from '../sim/ledger.ts'
 import type { Packages } from '../sim/repository.ts'
 import { outputOf } from '../site/harness.ts'
 import { type Happened, PACKAGES, accountOf } from './account.ts'
 import type { Oracle } from './oracle.ts'
-import { namesIn, ordersFolderOf, textIn } from './stages.ts'
+import { type OnDisk, namesIn, ordersFolderOf, textIn } from './stages.ts'
 
 type Happening = { readonly at: number; readonly rank: number; readonly tell: () => void }
 
@@ -27,14 +26,14 @@ export class Accounted implements Judged {
   readonly name: string
   readonly bootId = 'the only one'
   readonly packages: Packages = new Map()
-  readonly machine: SiteMachine
+  readonly machine: OnDisk
   /** Orders that were judged. */
   readonly known = new Set<string>()
   told = 0
   now = 0
   #aptRuns = 0
 
-  constructor(machine: SiteMachine, id: string, version: string) {
+  constructor(machine: OnDisk, id: string, version: string) {
     this.machine = machine
     this.id = id
     this.name = machine.name
@@ -63,6 +62,8 @@ export class Accounted implements Judged {
       this.#aptRuns += what === 'begin' ? 1 : -1
       return
     }
+    if (what === 'begin' && this.#aptRuns === 0)
+      ledger.violate('KIL-2 account', `${this.name} unpacked ${name} for ${order} while no apt was at work`)
     const from = this.packages.get(name)?.version ?? ''
     if (what === 'end') ledger.installed(this, order, { name, from, version })
     this.packages.set(name, { version, state: what === 'begin' ? 'unpacked' : 'installed' })

@@ -11,6 +11,8 @@ export const ACTORS = ['coordinator', 'agent', 'runner', 'wrapper'] as const
 export type Actor = (typeof ACTORS)[number]
 /** The steps of a run, and what lies around it: the plan is made, the grant is on the machine, the result is on disk. */
 export const STAGES = ['plan', 'granted', ...STEPS.filter((step) => step !== 'reboot'), 'result'] as const
+/** What is looked at of a machine. */
+export type OnDisk = Pick<SiteMachine, 'name' | 'dir' | 'stateDir'>
 export type Stage = (typeof STAGES)[number]
 export type Place = { readonly order: string; readonly stage: Stage }
 
@@ -43,11 +45,11 @@ export function namesIn(folder: string): string[] {
   }
 }
 
-export const ordersFolderOf = (machine: SiteMachine) => join(machine.stateDir, 'run/orders')
+export const ordersFolderOf = (machine: OnDisk) => join(machine.stateDir, 'run/orders')
 const ORDER = /^[0-9a-f]{32}$/
 
 /** The place of the order at work that is not among the `known`, else of the last one that ended; null without any. */
-export function placeOn(machine: SiteMachine, known: ReadonlySet<string>): Place | null {
+export function placeOn(machine: OnDisk, known: ReadonlySet<string>): Place | null {
   const orders = namesIn(ordersFolderOf(machine)).filter((name) => ORDER.test(name) && !known.has(name))
   const places = orders.map((order) => ({ order, stage: stageOf(join(ordersFolderOf(machine), order)) }))
   const atWork = places.find((place) => place.stage !== 'result')
@@ -80,14 +82,14 @@ function holderOf(path: string, program: string): number | null {
   return pid > 0 && textIn(`/proc/${pid}/cmdline`).includes(program) ? pid : null
 }
 
-export const runnerOf = (machine: SiteMachine) => holderOf(join(machine.stateDir, 'run/runner.lock'), 'runner/main.ts')
-export const wrapperOf = (machine: SiteMachine, order: string) =>
+export const runnerOf = (machine: OnDisk) => holderOf(join(machine.stateDir, 'run/runner.lock'), 'runner/main.ts')
+export const wrapperOf = (machine: OnDisk, order: string) =>
   holderOf(join(ordersFolderOf(machine), order, 'lock'), 'runner/wrapper.ts')
 
 export type Watch = { readonly stop: () => void }
 
 /** Calls back, at once, whenever the one new order of the machine has come to another place. */
-export function watchPlaces(machine: SiteMachine, known: ReadonlySet<string>, onPlace: (place: Place) => void): Watch {
+export function watchPlaces(machine: OnDisk, known: ReadonlySet<string>, onPlace: (place: Place) => void): Watch {
   const watchers = new Map<string, FSWatcher>()
   let last = ''
   const look = (): void => {

@@ -52,7 +52,7 @@ export class Striker {
       case 'coordinator':
         return this.#isDown.has('coordinator') ? null : (this.#site.coordinator?.pid ?? null)
       case 'agent':
-        return this.#isDown.has(host.name) ? null : (host.machine.agent?.pid ?? null)
+        return this.#isDown.has(host.name) ? null : (this.#site.machine(host.name).agent?.pid ?? null)
       case 'runner':
         return runner
       case 'wrapper':
@@ -60,9 +60,10 @@ export class Striker {
     }
   }
 
-  async #startAgain({ machine }: Accounted, actor: Actor): Promise<void> {
+  async #startAgain({ name: machineName }: Accounted, actor: Actor): Promise<void> {
     if (actor !== 'coordinator' && actor !== 'agent') return
-    const name = actor === 'coordinator' ? 'coordinator' : machine.name
+    const machine = this.#site.machine(machineName)
+    const name = actor === 'coordinator' ? 'coordinator' : machineName
     this.#isDown.add(name)
     await (actor === 'coordinator' ? this.#site.coordinator : machine.agent)?.ended
     await (actor === 'coordinator' ? this.#site.startCoordinator() : machine.startAgent())
