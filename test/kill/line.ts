@@ -54,10 +54,19 @@ async function patchOnce(field: Field, line: Line, project: number): Promise<voi
   }
 }
 
+async function unlessDown<Value>(asked: Promise<Value>): Promise<Value | undefined> {
+  try {
+    return await asked
+  } catch {
+    // The coordinator is down at this moment, or went down before it had answered; whoever asks does so again.
+    return undefined
+  }
+}
+
 /** An answer, however often the coordinator is down; null when it says no. */
 async function answer<Body>(field: Field, method: string, path: string, body?: unknown): Promise<Body | null> {
   return until(`an answer to ${method} ${path}`, async () => {
-    const got = await call<Body>(field.site, method, path, body).catch(() => undefined)
+    const got = await unlessDown(call<Body>(field.site, method, path, body))
     if (got === undefined || got.status >= 500) return undefined
     return { body: got.status < 400 ? got.body : null }
   }).then((found) => found.body)
@@ -166,5 +175,5 @@ async function bringToJudge(field: Field, judge: Judge, change: string): Promise
 }
 
 async function storedOf(field: Field, order: string) {
-  return until(`the log of ${order}`, () => recordsOf(field.site, order).catch(() => undefined))
+  return until(`the log of ${order}`, () => unlessDown(recordsOf(field.site, order)))
 }
