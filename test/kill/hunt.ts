@@ -5,19 +5,19 @@ import { ACTORS, type Stage, watchPlaces } from './stages.ts'
 import type { Aim, Striker } from './strike.ts'
 import type { Tally } from './tally.ts'
 
-/** How long a stage takes, roughly: a kill at a random instant of it comes within that time. */
+/** How long a stage takes, roughly: a kill at a random instant of it comes within that time. Below 2, at once. */
 const LASTS_MS: Readonly<Record<Stage, number>> = {
   plan: 600,
   granted: 200,
-  claim: 2,
+  claim: 1,
   update: 250,
   replan: 250,
   fetch: 200,
-  'pre-checks': 5,
+  'pre-checks': 1,
   latch: 150,
   install: 800,
   'post-checks': 100,
-  verify: 2,
+  verify: 1,
   result: 100,
 }
 /** Whoever is to be killed may still be starting. */
@@ -59,9 +59,9 @@ export function hunt(striker: Striker, host: Accounted, aims: readonly Aim[]): H
     timers.add(timer)
   }
   const fire = (aim: Aim, tries: number): void => {
-    const { isLater, restarted } = striker.strike(host, aim)
+    const { isLater, isHeld, restarted } = striker.strike(host, aim)
     restarts.push(restarted)
-    if (isLater && tries < AGAIN_MAX) after(AGAIN_MS, () => fire(aim, tries + 1))
+    if (isHeld || (isLater && tries < AGAIN_MAX)) after(AGAIN_MS, () => fire(aim, tries + 1))
   }
   const reach = (stage: Stage): void => {
     for (const aim of open) {

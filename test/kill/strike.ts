@@ -10,10 +10,10 @@ import { type Actor, type Stage, placeOn, runnerOf, wrapperOf } from './stages.t
 import type { Tally } from './tally.ts'
 
 export type Aim = { readonly actor: Actor; readonly stage: Stage; readonly delayMs: number }
-/** `isLater`: the one who is to be killed is not there yet. */
-export type Struck = { readonly isKilled: boolean; readonly isLater: boolean; readonly restarted: Promise<void> }
+/** `isLater`: the one who is to be killed is not there yet; `isHeld`: the runner stays stopped until it is. */
+export type Struck = { readonly isLater: boolean; readonly isHeld: boolean; readonly restarted: Promise<void> }
 
-const NOT_NOW: Struck = { isKilled: false, isLater: false, restarted: Promise.resolve() }
+const NOT_NOW: Struck = { isLater: false, isHeld: false, restarted: Promise.resolve() }
 
 /** Owns who is being started again at the moment. */
 export class Striker {
@@ -31,19 +31,24 @@ export class Striker {
   strike(host: Accounted, { actor, stage: aimed }: Aim): Struck {
     const runner = runnerOf(host.machine)
     if (runner !== null) signal(runner, 'SIGSTOP')
+    let isHeld = false
     try {
       const place = placeOn(host.machine, host.known)
       const stage = place?.stage ?? 'plan'
       if (stage !== aimed && !this.#tally.isWelcome(actor, stage)) return NOT_NOW
       const order = place?.order ?? null
       const pid = this.#pidOf(host, actor, runner, order)
-      if (pid === null) return { ...NOT_NOW, isLater: stage === aimed || this.#isDown.has(actor) }
+      if (pid === null) {
+        // Most stages are shorter than a start of the coordinator, so the machine waits there for it.
+        isHeld = stage === aimed && this.#isDown.has(actor)
+        return { ...NOT_NOW, isLater: stage === aimed || this.#isDown.has(actor), isHeld }
+      }
       this.#oracle.write({ what: 'killed', actor, pid, machine: host.name, order, stage })
       if (!signal(pid, 'SIGKILL')) return NOT_NOW
       this.#tally.count(actor, stage)
-      return { isKilled: true, isLater: false, restarted: this.#startAgain(host, actor) }
+      return { ...NOT_NOW, restarted: this.#startAgain(host, actor) }
     } finally {
-      if (runner !== null) signal(runner, 'SIGCONT')
+      if (runner !== null && !isHeld) signal(runner, 'SIGCONT')
     }
   }
 
