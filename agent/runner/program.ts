@@ -1,8 +1,9 @@
 /** The runner on this machine's disk, clock and processes, until nothing is left to do; main.ts holds its lock. */
 import { fileURLToPath } from 'node:url'
+import { visible } from '../apt/diagnosis.ts'
 import { dpkgLocksOf } from '../apt/preflight.ts'
 import type { AgentConfig } from '../config.ts'
-import { type Disk, writeFileDurably } from '../disk/disk.ts'
+import { codeOf, type Disk, writeFileDurably } from '../disk/disk.ts'
 import { layoutOf, type OrderLayout, orderLayoutOf } from '../disk/layout.ts'
 import { knownOrders, lastRecord } from '../disk/order-state.ts'
 import { readExit, readLatch, readTry } from './command-file.ts'
@@ -39,9 +40,31 @@ export async function runUntilIdle(config: AgentConfig): Promise<void> {
   const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'mjs'
   const here = (name: string) => fileURLToPath(new URL(`${name}.${suffix}`, import.meta.url))
   const programs = { node: process.execPath, wrapper: here('wrapper'), hook: here('hook') }
-  return new Promise((resolve) => {
-    createRunner(ports, config, programs, resolve).start()
-  })
+  const failed = (error: unknown) => tellFailure(ports, config, error)
+  // For what is thrown in a callback; it ends the program all the same.
+  process.on('uncaughtExceptionMonitor', failed)
+  try {
+    await new Promise<void>((resolve) => {
+      createRunner(ports, config, programs, resolve).start()
+    })
+  } catch (error) {
+    failed(error)
+    throw error
+  }
+}
+
+/** Where stderr goes may be the very disk that is full, so the log that people read on the machine says it too. */
+function tellFailure(ports: RunnerPorts, config: AgentConfig, error: unknown): void {
+  const advice =
+    codeOf(error) === 'ENOSPC' ? `; make room where ${config.stateDir} lies (df -h), and it goes on by itself` : ''
+  const text = `the runner failed and is started again: ${error instanceof Error ? error.message : String(error)}${advice}`
+  const line = `${new Date(ports.now()).toISOString()} - - ${visible(text)}\n`
+  try {
+    ports.disk.write(config.logFile, Buffer.from(line), 'append', 0o644)
+  } catch (problem) {
+    // stderr, where the error goes besides, is all that is left.
+    if (codeOf(problem) === '') throw problem
+  }
 }
 
 function mayBeAtWork(ports: RunnerPorts, files: OrderLayout, root: string | null): boolean {

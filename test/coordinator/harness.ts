@@ -77,6 +77,8 @@ export type WorldOptions = {
   readonly given?: readonly Write[]
   /** The core's step, for a test that looks into it. */
   readonly core?: typeof step
+  /** Another store than one in memory; opened anew at each start. */
+  readonly store?: () => Store
   /** Machines that never connect. */
   readonly offline?: readonly string[]
 }
@@ -150,7 +152,7 @@ function createCore(options: WorldOptions) {
   }
   const start = async () => {
     const number = (life.number += 1)
-    life.store = openMemoryStore(disk)
+    life.store = options.store?.() ?? openMemoryStore(disk)
     life.driver = createDriver({
       store: life.store,
       clock: clockOf(time, () => number === life.number),

@@ -52,6 +52,8 @@ export type MachineOptions = {
   /** Lines of agent.toml besides the usual ones. */
   readonly config?: string
   readonly replace?: boolean
+  /** Elsewhere than in the machine's own folder, as on another disk. */
+  readonly stateDir?: string
 }
 
 export type SiteOptions = {
@@ -158,7 +160,7 @@ async function createMachine(
     root,
     dir,
     configFile: join(dir, 'agent.toml'),
-    stateDir: join(dir, 'state'),
+    stateDir: options.stateDir ?? join(dir, 'state'),
     logFile: join(dir, 'smith-agent.log'),
     agent: null,
     startAgent: async () => {

@@ -46,18 +46,20 @@ export type Surroundings = {
   /** Something ran outside the queue of time: what it promised has to settle first. */
   readonly stirred: () => void
 }
+/** All that the judge asks of a machine, so that real ones can stand before it too. */
+export type Judged = Pick<Host, 'id' | 'name' | 'bootId' | 'packages' | 'wallNow' | 'isInDpkg' | 'hasClaim'>
 /** Is told what a machine really did. */
 export type Judge = {
-  readonly claimed: (machine: Host, order: string, entryText: string) => void
-  readonly aptStarted: (machine: Host, order: string) => void
-  readonly installed: (machine: Host, order: string, upgrade: Upgrade) => void
-  readonly rebooted: (machine: Host, order: string | null) => void
+  readonly claimed: (machine: Judged, order: string, entryText: string) => void
+  readonly aptStarted: (machine: Judged, order: string) => void
+  readonly installed: (machine: Judged, order: string, upgrade: Upgrade) => void
+  readonly rebooted: (machine: Judged, order: string | null) => void
   /** Something of smith ended apt. */
-  readonly interrupted: (machine: Host) => void
-  readonly ended: (machine: Host, order: string, record: RunRecord) => void
-  readonly wentDown: (machine: Host) => void
+  readonly interrupted: (machine: Judged) => void
+  readonly ended: (machine: Judged, order: string, record: RunRecord) => void
+  readonly wentDown: (machine: Judged) => void
   readonly defect: (text: string) => void
-  readonly orderAtWork: (machine: Host) => string | null
+  readonly orderAtWork: (machine: Judged) => string | null
 }
 
 /** A machine, as those see it who work on it. */

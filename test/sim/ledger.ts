@@ -7,7 +7,7 @@ import { type GrantPayload, type RunRecord, grantPayloadSchema, inboxEntrySchema
 import * as v from 'valibot'
 import type { Plan } from '../../protocol/plan.ts'
 import { PERMISSION_AGE_MS_MAX } from './givens.ts'
-import type { Host, Judge } from './host.ts'
+import type { Judge, Judged } from './host.ts'
 import type { Upgrade } from './repository.ts'
 
 /** What the coordinator had on its disk of an order when it sent the grant. */
@@ -21,7 +21,7 @@ export type Granted = {
 
 type Use = { readonly order: string; state: 'running' | 'kept' | 'free' }
 type Run = {
-  readonly machine: Host
+  readonly machine: Judged
   readonly grant: GrantPayload
   readonly plan: Plan
   starts: number
@@ -44,7 +44,7 @@ export class Ledger implements Judge {
   readonly #fences = new Map<string, number>()
   readonly #approvals = new Map<string, Period[]>()
   readonly #halts = new Map<string, Period[]>()
-  readonly #evil = new Set<Host>()
+  readonly #evil = new Set<Judged>()
   readonly #lost = new Set<string>()
   /** Orders whose reboot a coordinator knew of that has an older database now. */
   readonly #rebootsTold = new Set<string>()
@@ -62,10 +62,10 @@ export class Ledger implements Judge {
     this.violate('SIM-15 programs', text)
   }
 
-  evil(machine: Host): void {
+  evil(machine: Judged): void {
     this.#evil.add(machine)
   }
-  isEvil(machine: Host): boolean {
+  isEvil(machine: Judged): boolean {
     return this.#evil.has(machine)
   }
   /** What an evil machine says of its own order nobody can check, so that order is not judged by it. */
@@ -82,7 +82,7 @@ export class Ledger implements Judge {
 
   // --- what machines did ---------------------------------------------------------------------------------------
 
-  claimed(machine: Host, order: string, entryText: string): void {
+  claimed(machine: Judged, order: string, entryText: string): void {
     this.counts.claims += 1
     const entry = v.parse(inboxEntrySchema, JSON.parse(entryText))
     if (entry.type !== 'grant') throw new Error('a claim without a grant')
@@ -139,7 +139,7 @@ export class Ledger implements Judge {
     }
   }
 
-  aptStarted(machine: Host, order: string): void {
+  aptStarted(machine: Judged, order: string): void {
     this.counts.starts += 1
     const run = this.runs.get(order)
     if (run === undefined) return this.violate('SIM-5 once', `apt was started for ${order}, which nobody claimed`)
@@ -160,7 +160,7 @@ export class Ledger implements Judge {
     })
   }
 
-  installed(machine: Host, order: string, { name, version }: Upgrade): void {
+  installed(machine: Judged, order: string, { name, version }: Upgrade): void {
     const run = this.runs.get(order)
     const granted = this.#grants.get(order)
     const isMeant = granted?.plan.installs.some((one) => one.name === name && one.version === version) === true
@@ -171,7 +171,7 @@ export class Ledger implements Judge {
       )
   }
 
-  rebooted(machine: Host, order: string | null): void {
+  rebooted(machine: Judged, order: string | null): void {
     this.counts.reboots += 1
     const run = order === null ? undefined : this.runs.get(order)
     if (run === undefined) return this.violate('SIM-11 reboots', `${machine.name} was rebooted for no order`)
@@ -186,12 +186,12 @@ export class Ledger implements Judge {
     if (machine.isInDpkg()) this.violate('SIM-11 dpkg', `${machine.name} was rebooted while dpkg was at work`)
   }
 
-  interrupted(machine: Host): void {
+  interrupted(machine: Judged): void {
     this.violate('SIM-11 dpkg', `smith ended apt on ${machine.name}`)
   }
 
   /** A power cut may have taken back a claim that was not synced yet. */
-  wentDown(machine: Host): void {
+  wentDown(machine: Judged): void {
     for (const [order, run] of this.runs) {
       if (run.machine !== machine || run.isOver || run.starts > 0 || machine.hasClaim(order)) continue
       this.runs.delete(order)
@@ -200,7 +200,7 @@ export class Ledger implements Judge {
     }
   }
 
-  ended(machine: Host, order: string, record: RunRecord): void {
+  ended(machine: Judged, order: string, record: RunRecord): void {
     const run = this.runs.get(order)
     if (record.type !== 'result' || run === undefined || run.result !== null) return
     this.counts.ends += 1
@@ -216,14 +216,14 @@ export class Ledger implements Judge {
     this.#setUses(order, (line) => (isKept(line) ? 'kept' : 'free'))
   }
 
-  #judgeSuccess(machine: Host, order: string, run: Run): void {
+  #judgeSuccess(machine: Judged, order: string, run: Run): void {
     const wrong = run.plan.installs.filter((one) => machine.packages.get(one.name)?.version !== one.version)
     const unclean = [...machine.packages].filter(([, one]) => one.state !== 'installed')
     if (wrong.length > 0 || unclean.length > 0)
       this.violate('SIM-12 truth', `${order} succeeded on ${machine.name} with ${JSON.stringify([wrong, unclean])}`)
   }
 
-  orderAtWork(machine: Host): string | null {
+  orderAtWork(machine: Judged): string | null {
     for (const [order, run] of this.runs) if (run.machine === machine && run.result === null) return order
     return null
   }
@@ -259,7 +259,7 @@ export class Ledger implements Judge {
   }
 
   /** Machines that were made anew: what they were at is settled as lost. */
-  replaced(machines: readonly Host[]): void {
+  replaced(machines: readonly Judged[]): void {
     for (const [order, run] of this.runs) {
       if (!machines.includes(run.machine)) continue
       this.#lost.add(order)
