@@ -9,7 +9,13 @@ export type Tried = {
   /** Each ends with the command that plays it again. */
   readonly found: readonly string[]
 }
-export type Stride = { readonly stride: number; readonly offset: number; readonly foundMax: number }
+export type Stride = {
+  readonly stride: number
+  readonly offset: number
+  readonly foundMax: number
+  /** Only points whose name is such. */
+  readonly only?: RegExp
+}
 export const ALL: Stride = { stride: 1, offset: 0, foundMax: Number.POSITIVE_INFINITY }
 
 const kindOf = ({ actor: { kind, how } }: Point): string => (how === 'commit fails' ? how : `${kind} ${how}`)
@@ -18,7 +24,8 @@ export async function exhaust(run: Run, scenario: ScenarioName, how: Stride = AL
   const { calls } = await play(run, SCENARIOS[scenario], null)
   const counts = new Map<string, number>()
   const found: string[] = []
-  for (const point of pointsOf(calls, how.stride, how.offset)) {
+  const wanted = calls.filter((last) => how.only?.test(nameOf(last)) ?? true)
+  for (const point of pointsOf(wanted, how.stride, how.offset)) {
     const { violations } = await play(run, SCENARIOS[scenario], point)
     counts.set(kindOf(point), (counts.get(kindOf(point)) ?? 0) + 1)
     if (violations.length === 0) continue

@@ -5,9 +5,11 @@
 import t from 'tap'
 import { exhaust } from './exhausting.ts'
 import { play } from './exhaustive.ts'
+import { simulatorWith } from './planting.ts'
 import { SCENARIOS, type ScenarioName } from './scenarios.ts'
 import type { Stage } from './script.ts'
 import { runSeed } from './world.ts'
+import type { BugName } from './zoo.ts'
 
 const NAMES = Object.keys(SCENARIOS) as ScenarioName[]
 const WHOLE: ScenarioName = 'interrupted dpkg'
@@ -43,3 +45,20 @@ t.test(`[EXH-2] of the other scenarios each ${STRIDE}th point from ${OFFSET} on 
     t.strictSame(found, [], name)
   }
 })
+
+/** Bugs that a single end shows: by which rule, and at which ends. */
+const SHOWN: readonly (readonly [bug: BugName, rule: string, only: RegExp, stride: number])[] = [
+  ['nothing is said again at a hello', 'SIM-14', /^coordinator:killed/, 1],
+  ['a run under way is called failed after a restart', 'SIM-12', /^runner.*:killed/, 7],
+  ['lines are cut again after a restart', 'SIM-8', /^runner.*:killed/, 7],
+  ['torn records stay', 'SIM-14', /^runner.*:power cut/, 3],
+  ['a file is not synced before its rename', 'EXH-2', /:power cut/, 5],
+]
+
+for (const [bug, rule, only, stride] of SHOWN) {
+  t.test(`[EXH-4] planted: ${bug}: one end of one actor finds it`, async (t) => {
+    const planted = await simulatorWith(bug)
+    const { found } = await exhaust(planted.runSeed, 'one machine', { stride, offset: 0, foundMax: 1, only })
+    t.match(found[0] ?? 'nothing', new RegExp(`^${rule} `), bug)
+  })
+}
