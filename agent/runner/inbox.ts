@@ -43,7 +43,9 @@ export function sweepInbox(context: RunnerContext): void {
   if (disk.nameAll(inbox) > 0) isMoved = moveAllOut(sweep) || isMoved
   if (isMoved) for (const folder of [taken, refused, inbox]) disk.fsync(folder)
   const names = listNames(disk, taken)
-  for (const name of names) settleEntry(sweep, name)
+  // A grant and its revoke may both have come before anyone looked: what only prevents is heeded first.
+  const revokes = names.filter((name) => name.startsWith('revoke-'))
+  for (const name of new Set([...revokes, ...names])) settleEntry(sweep, name)
   if (names.length > 0) for (const folder of [refused, taken]) disk.fsync(folder)
   if (sweep.refusals > TOLD_MAX) context.tell('-', 'claim', `refused ${sweep.refusals - TOLD_MAX} more in the same way`)
   pruneRefused(context)

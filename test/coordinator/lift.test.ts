@@ -3,39 +3,15 @@
  * agents and crashes, after which only what stands behind `Lift:` is typed, to the letter, until every project ends.
  */
 import t from 'tap'
-import type { Command } from '../../coordinator/domain/events.ts'
 import type { Status } from '../../protocol/status.ts'
 import { type Dice, createDice } from '../sim/random.ts'
 import { EMPTY_PLAN, ORDER_STEPS, type World, createWorld, must, planOf, resultRecord } from './harness.ts'
+import { typed } from './typed.ts'
 
 const W = 'prod-dal10-carrier3-worker'
 const FLEET = [`${W}-1`, `${W}-2`, 'prod-dal10-carrier4-worker-1']
 const SEEDS = 150
 const ACTIONS = 60
-
-/** What stands behind `Lift:` as a command of a person; null when it asks to wait, or for something on the machine. */
-function typed(text: string): Command | null {
-  const [words] = text.split(', or ')
-  const match = /smith (approve|resume|unfreeze|retry|skip|resolve|cancel)(?: (CHG[0-9]{7}))?(?: ([a-z0-9.-]+))?/.exec(
-    words ?? '',
-  )
-  if (match === null) return null
-  const [, verb, change = '', machine = ''] = match
-  switch (verb) {
-    case 'resume':
-    case 'cancel':
-      return { type: verb, change, reason: '' }
-    case 'unfreeze':
-      return { type: 'unfreeze', reason: '' }
-    case 'retry':
-    case 'skip':
-      return { type: verb, change, machine, reason: 'REASON' }
-    case 'resolve':
-      return { type: 'resolve', change, machine, as: 'failed', reason: 'REASON' }
-    default:
-      return { type: 'decide', change, decision: 'approve', digest: '', reason: '' }
-  }
-}
 
 const openChanges = (world: World) =>
   [...world.driver().view.all('projects')].flatMap((project) => (project.change === null ? [] : [project.change]))

@@ -46,8 +46,8 @@ export class Coordinator {
   skewMs = 0
   /** Its process ends after so many more calls. */
   doom = 0
-  /** The next commit fails as on a full disk. */
-  isCommitFailing = false
+  /** Which commit from now fails as on a full disk; 0 for none. */
+  commitDoom = 0
   life: Life | null = null
   readonly #world: CoordinatorWorld
   readonly #tools: Tools
@@ -236,8 +236,9 @@ export class Coordinator {
 
   #storeOf(opened: Store): Store {
     const commit = (turn: Turn) => {
-      if (this.isCommitFailing) {
-        this.isCommitFailing = false
+      const wasDoomed = this.commitDoom > 0
+      this.commitDoom = Math.max(0, this.commitDoom - 1)
+      if (this.commitDoom === 0 && wasDoomed) {
         this.#world.met('commit fails')
         throw new Crash('ENOSPC: the database takes no more')
       }

@@ -5,6 +5,7 @@
 import { execFileSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
 import { type Coming, type Faults, noFaults } from './faults.ts'
+import { exhaustAndSay } from './exhausting.ts'
 import { simulatorWith } from './planting.ts'
 import type { Options, Outcome } from './world.ts'
 import { type BugName, ZOO } from './zoo.ts'
@@ -12,7 +13,8 @@ import { type BugName, ZOO } from './zoo.ts'
 const USAGE = `npm run sim -- SEED [--trace] [--until MS] [--minimise] [--bug NAME]
 npm run sim -- FIRST LAST        a range, up to the first violation (--all: all of it)
 npm run sim -- --seeds N [--from SEED]
-npm run sim -- --zoo [NAME] [--seeds N]     looks for the first seed that finds each planted bug`
+npm run sim -- --zoo [NAME] [--seeds N]     looks for the first seed that finds each planted bug
+npm run sim -- --exhaustive [SCENARIO [POINT]]     the golden scenarios, each actor ended at each of its calls`
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -25,6 +27,7 @@ const { values, positionals } = parseArgs({
     from: { type: 'string', default: '1' },
     all: { type: 'boolean', default: false },
     zoo: { type: 'boolean', default: false },
+    exhaustive: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 })
@@ -183,6 +186,7 @@ async function main(): Promise<number> {
     )
   }
   const { runSeed } = await simulatorWith(bugNamed(values.bug))
+  if (values.exhaustive && !values.help) return exhaustAndSay(runSeed, positionals)
   const first = Number(values.from)
   if (values.seeds !== undefined)
     return runMany(runSeed, first, first + Number(values.seeds) - 1, Number.POSITIVE_INFINITY)

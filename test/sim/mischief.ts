@@ -63,7 +63,7 @@ export class Mischief {
     const { machines, network, coordinator } = this.#world
     network.unblockAll()
     coordinator.doom = 0
-    coordinator.isCommitFailing = false
+    coordinator.commitDoom = 0
     for (const machine of [...machines.values(), ...this.#clones.values()]) {
       machine.dooms.clear()
       machine.disk.fault = null
@@ -179,7 +179,7 @@ export class Mischief {
         coordinator.doom = dice.between(1, 200)
         return
       case 'commit fails':
-        coordinator.isCommitFailing = true
+        coordinator.commitDoom = 1
         return
       default:
         return this.#bringRarer(kind, machine, met)

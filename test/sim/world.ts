@@ -18,6 +18,7 @@ import { Network } from './network.ts'
 import { People } from './people.ts'
 import { type Dice, createDice } from './random.ts'
 import { Repository } from './repository.ts'
+import type { Script } from './script.ts'
 import { type Time, createTime } from './time.ts'
 
 export type Options = {
@@ -29,6 +30,8 @@ export type Options = {
   readonly isOnSqlite?: boolean
   /** What the seed chose, changed: for making a failure smaller. */
   readonly change?: (faults: Faults) => Faults
+  /** What happens instead of what people and faults would do at random. */
+  readonly script?: Script
 }
 export type Outcome = {
   readonly violations: readonly string[]
@@ -125,11 +128,13 @@ export class World {
   async run(): Promise<Outcome> {
     await this.start()
     await this.#enrolAll()
-    new People(this).begin()
+    const { script } = this.#options
+    if (script === undefined) new People(this).begin()
+    else script.begin(this)
     for (const machine of this.machines.values()) machine.boot()
-    this.mischief.begin()
+    if (script === undefined) this.mischief.begin()
     const end = this.time.now() + FAULTS_MS
-    await this.#runUntil(() => this.time.now() >= end)
+    await this.#runUntil(() => script?.isOver() ?? this.time.now() >= end)
     await this.#heal()
     this.coordinator.end()
     this.#isOver = true
@@ -206,6 +211,7 @@ export class World {
   /** Nothing is said that a power cut could take back. */
   #judgeSaid(machine: Host, side: 'agent' | 'coordinator', text: string): void {
     const { ledger, coordinator } = this
+    this.#options.script?.said?.(machine, side, text)
     const isKind = (kind: string) => text.startsWith(`{"t":"${kind}"`)
     if (side === 'agent' && isKind('records')) {
       const { order, records } = JSON.parse(text) as { order: string; records: { n: number }[] }
@@ -241,7 +247,8 @@ export class World {
   }
 
   async #enrolAll(): Promise<void> {
-    const count = this.dice.between(2, 8)
+    for (const name of this.#options.script?.machines ?? []) await this.enrol(name, false)
+    const count = this.#options.script === undefined ? this.dice.between(2, 8) : 0
     for (let index = 1; index <= count; index += 1)
       await this.enrol(`prod-dal10-carrier${this.dice.between(1, 3)}-worker-${index}`, false)
     const [first] = this.machines.values()

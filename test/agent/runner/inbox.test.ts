@@ -88,6 +88,18 @@ t.test('[RUN-20] a grant with any flaw is not claimed', async (t) => {
   t.equal(machine.history(), '')
 })
 
+t.test('[EXH-3] a revoke that lies in the inbox beside its grant goes first', async (t) => {
+  const machine = await createMachine(one)
+  t.teardown(machine.close)
+  const { order, grant } = machine.grantFor(await machine.plan())
+  machine.drop(order, grant)
+  machine.revoke(order)
+  t.equal(await machine.startRunner().ended, 0)
+  t.match(machine.resultOf(order), { outcome: 'void', latched: false, message: /revoked before it was claimed/ })
+  t.match(machine.log(), 'the order has its void already')
+  t.equal((await machine.root.status('app'))?.version, '1.0')
+})
+
 t.test('[RUN-21] claim and void exclude each other, a replay changes nothing, fences only rise', async (t) => {
   const machine = await createMachine(one)
   t.teardown(machine.close)
