@@ -34,6 +34,8 @@ export class Mischief {
   /** True once an older database was restored: counters of then may have been used since. */
   #isOld = false
   readonly #clones = new Map<string, Machine>()
+  /** Machines that were thrown away; the coordinator may end before it has their successors enrolled. */
+  readonly #thrownAway = new Set<string>()
 
   constructor(world: Scene) {
     this.#world = world
@@ -248,7 +250,7 @@ export class Mischief {
       const isLost = !machines.has(row.id)
       if (row.state === 'retired' || (row.quarantined === null && !isLost)) continue
       const clone = this.#clones.get(row.id)
-      if (row.quarantined !== null && clone === undefined && !isLost && !this.#isOld)
+      if (row.quarantined !== null && clone === undefined && !isLost && !this.#isOld && !this.#thrownAway.has(row.id))
         ledger.violate('SIM-15 programs', `${row.name} is in quarantine, and has no clone: ${row.quarantined}`)
       const all = [
         ...[...machines.values()].filter((one) => one.name === row.name),
@@ -257,6 +259,7 @@ export class Mischief {
       if (all.some((one) => ledger.orderAtWork(one) !== null || one.isInDpkg())) continue
       for (const one of all) one.retire()
       this.#clones.delete(row.id)
+      this.#thrownAway.add(row.id)
       ledger.replaced(all)
       enrol(row.name, true).then(
         (made) => made?.boot(),
