@@ -29,8 +29,6 @@ type Run = {
   readonly rebootedIn: Set<string>
   result: Extract<RunRecord, { type: 'result' }> | null
   isOver: boolean
-  /** Its end was committed in a database that was replaced by an older one, and the machine has let it go. */
-  isLost: boolean
 }
 type Period = { readonly from: number; to: number }
 
@@ -47,6 +45,7 @@ export class Ledger implements Judge {
   readonly #approvals = new Map<string, Period[]>()
   readonly #halts = new Map<string, Period[]>()
   readonly #evil = new Set<Host>()
+  readonly #lost = new Set<string>()
 
   constructor(storedOf: (order: string) => readonly string[]) {
     this.storedOf = storedOf
@@ -104,7 +103,6 @@ export class Ledger implements Judge {
       rebootedIn: new Set(),
       result: null,
       isOver: false,
-      isLost: false,
     })
     // One that has said before that it was done is at work on a line that is free by its own lie.
     if (!this.#evil.has(machine)) this.#takeLines(order, sent)
@@ -260,14 +258,19 @@ export class Ledger implements Judge {
   replaced(machines: readonly Host[]): void {
     for (const [order, run] of this.runs) {
       if (!machines.includes(run.machine)) continue
-      run.isLost = true
+      this.#lost.add(order)
       this.decided(order)
     }
   }
 
-  /** An older database took the place of the present one. */
-  databaseLost(): void {
-    for (const run of this.runs.values()) run.isLost ||= run.result !== null
+  /** An older database took the place of the present one, which had the ends of these orders. */
+  databaseLost(ended: Iterable<string>): void {
+    for (const order of ended) this.#lost.add(order)
+    for (const [order, run] of this.runs) if (run.result !== null) this.#lost.add(order)
+  }
+  /** Its end was committed in a database that was replaced by an older one, and the machine may have let it go. */
+  isLost(order: string): boolean {
+    return this.#lost.has(order)
   }
 
   /** After a restored database: what it says of approvals and stops is what counts from now on. */

@@ -273,8 +273,11 @@ export class Mischief {
     const { coordinator } = this.#world
     if (this.#old === null) return
     this.#world.met('old database')
+    const ended = [...coordinator.disk.logs].filter(
+      ([, records]) => records.at(-1)?.includes('"type":"result"') === true,
+    )
     coordinator.restore(this.#old)
-    this.#world.ledger.databaseLost()
+    this.#world.ledger.databaseLost(ended.map(([order]) => order))
     this.#old = null
     this.#isOld = true
   }

@@ -348,7 +348,7 @@ export class World {
       if (this.ledger.isEvil(machine)) continue
       for (const order of store?.orders({ machine: machine.id }) ?? []) {
         // What an older database has as never granted stays on its machine (FEN-4, LOG-3).
-        if (this.ledger.runs.get(order.id)?.isLost === true || order.fence === 0) continue
+        if (this.ledger.isLost(order.id) || order.fence === 0) continue
         const stored = store?.records({ order: order.id, after: 0, limit: 100_000 }) ?? []
         const wanted = machine.recordsOf(order.id)
         if (JSON.stringify(stored) !== JSON.stringify(wanted))
