@@ -5,7 +5,7 @@
 import { sign } from 'node:crypto'
 import { isLocal, localStep, unfinishedClosings } from '../../coordinator/change/local.ts'
 import type { View } from '../../coordinator/domain/draft.ts'
-import type { ChangeCall, Event, Permission, Tools } from '../../coordinator/domain/events.ts'
+import type { ChangeCall, Event, Permission, Settings, Tools } from '../../coordinator/domain/events.ts'
 import type { Actor, TableName, Tables } from '../../coordinator/domain/state.ts'
 import { type Driver, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
@@ -17,6 +17,7 @@ import type { FeedRow } from '../../protocol/feed.ts'
 import { Crash } from './host.ts'
 import type { Faults } from './faults.ts'
 import { SETTINGS, SILENT, keyOf, sha256 } from './givens.ts'
+import { settingsOf } from './schedule.ts'
 import type { Ledger } from './ledger.ts'
 import type { Dice } from './random.ts'
 import type { Time } from './time.ts'
@@ -48,13 +49,15 @@ export class Coordinator {
   isCommitFailing = false
   life: Life | null = null
   readonly #world: CoordinatorWorld
+  readonly #settings: Settings
   readonly #tools: Tools
   readonly #answers: Permission[] = []
 
   constructor(world: CoordinatorWorld) {
     this.#world = world
     this.disk = createMemoryDisk(world.ids)
-    this.#tools = createTools(SETTINGS, world.ids)
+    this.#settings = { ...SETTINGS, schedule: settingsOf(world.faults.schedule) }
+    this.#tools = createTools(this.#settings, world.ids)
   }
 
   view(): View | null {
@@ -119,7 +122,7 @@ export class Coordinator {
       store,
       clock,
       tools: this.#tools,
-      settings: SETTINGS,
+      settings: this.#settings,
       log: SILENT,
       outbound: {
         toAgent: (send) => life.alive && this.#call() && life.sessions.send(send),

@@ -1,5 +1,6 @@
 /** Which faults a simulated world may have, which of them a seed turns on, and how often each comes. */
 import type { Dice } from './random.ts'
+import { ALWAYS, type Schedule, chooseSchedule } from './schedule.ts'
 
 /** Faults that come by themselves, and the most that come of each in ten minutes. */
 export const COMING = {
@@ -45,6 +46,8 @@ export type Faults = {
   readonly isOneEvil: boolean
   delayMsMax: number
   aptMsMax: number
+  /** When the instance may patch: no fault, but chosen with them. */
+  readonly schedule: Schedule
 }
 
 /** Each seed turns a random half of the faults on. */
@@ -66,6 +69,7 @@ export function chooseFaults(dice: Dice): Faults {
     isOneEvil: dice.chance(0.2),
     delayMsMax: dice.pick([5, 200, 1500]),
     aptMsMax: dice.pick([300, 1500, 6000]),
+    schedule: chooseSchedule(dice),
   }
 }
 
@@ -98,5 +102,6 @@ export function noFaults(): Faults {
     isOneEvil: false,
     delayMsMax: 5,
     aptMsMax: 300,
+    schedule: ALWAYS,
   }
 }

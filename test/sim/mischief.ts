@@ -208,6 +208,7 @@ export class Mischief {
       case 'coordinator clock jump':
         this.#world.met(kind)
         coordinator.skewMs = dice.pick([-3_600_000, -60_000, 60_000, 600_000])
+        this.#world.ledger.terms.clockWasSet()
         return
       case 'archive tampered':
         met()
@@ -273,11 +274,8 @@ export class Mischief {
     const { coordinator } = this.#world
     if (this.#old === null) return
     this.#world.met('old database')
-    const ended = [...coordinator.disk.logs].filter(
-      ([, records]) => records.at(-1)?.includes('"type":"result"') === true,
-    )
+    this.#world.ledger.databaseLost(coordinator.disk.logs)
     coordinator.restore(this.#old)
-    this.#world.ledger.databaseLost(ended.map(([order]) => order))
     this.#old = null
     this.#isOld = true
   }

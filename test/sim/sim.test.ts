@@ -33,7 +33,7 @@ t.test('[SIM-3] at least 40 bugs are planted, each as a change of what is there'
 })
 
 for (const [title, rule] of [
-  ['[SIM-4] a line has one machine at work, and a failure keeps it until a person has decided', 'SIM-4'],
+  ['[SIM-4] a line has one machine at work, and a failure keeps its cluster until a person has decided', 'SIM-4'],
   ['[SIM-5] an order is claimed once, its apt is started once, and its result comes after both', 'SIM-5'],
   [
     '[SIM-6] nothing is granted without a standing approval by another person, nor while someone has stopped it',
@@ -47,6 +47,9 @@ for (const [title, rule] of [
   ['[SIM-12] what succeeded is installed as planned and clean', 'SIM-12'],
   ['[SIM-13] a follower of the feed has every row of the journal, once and in order', 'SIM-13'],
   ['[SIM-14] when everything heals every project ends', 'SIM-14'],
+  ['[SIM-17] the next phase waits for the last one and its soak', 'SIM-17'],
+  ['[SIM-18] nothing is granted outside a window, a schedule, or without time for it', 'SIM-18'],
+  ['[SIM-19] as many failures as the request says stop its project', 'SIM-19'],
   ['[SIM-15] no program ends with an error that no fault explains', 'SIM-15'],
 ] as const) {
   t.test(`${title}: the bugs planted for it are found`, async (t) => {

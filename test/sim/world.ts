@@ -64,7 +64,11 @@ export class World {
   readonly dice: Dice
   readonly faults: Faults
   readonly machines = new Map<string, Machine>()
-  readonly ledger = new Ledger((order) => this.coordinator.disk.logs.get(order) ?? [])
+  readonly ledger = new Ledger({
+    storedOf: (order) => this.coordinator.disk.logs.get(order) ?? [],
+    now: () => this.coordinator.now(),
+    schedule: () => this.faults.schedule,
+  })
   readonly coordinator: Coordinator
   readonly network: Network
   readonly repository = new Repository(START)
@@ -231,7 +235,11 @@ export class World {
     if (order === undefined || target === undefined || project === undefined || plan === undefined || order.fence === 0)
       return ledger.violate('SIM-9 safe', `a grant of ${id} was sent that is not on disk`)
     const { cluster, planHash } = target
-    ledger.granted(id, { project: project.id, cluster, digest: project.digest ?? '', plan: plan.plan, planHash })
+    const { name, fence } = order
+    const times = { at: order.grantedAt ?? 0, startBy: order.startBy ?? 0 }
+    const { outageMinutes } = project.options
+    const granted = { project: project.id, name, fence, ...times, outageMinutes, cluster, planHash, plan: plan.plan }
+    ledger.granted(id, { ...granted, digest: project.digest ?? '' })
   }
 
   async #enrolAll(): Promise<void> {
@@ -325,7 +333,9 @@ export class World {
     await this.start()
     this.mischief.heal()
     const giveUp = this.time.now() + HEALING_MS
-    const isQuiet = () => this.coordinator.view()?.size('projects') === 0
+    // What was asked and is still being planned becomes a project yet.
+    const isQuiet = () =>
+      this.coordinator.view()?.size('projects') === 0 && this.coordinator.view()?.size('requests') === 0
     await this.#runUntil(() => isQuiet() || this.time.now() >= giveUp)
     if (this.ledger.violations.length > 0 || this.#options.untilMs !== undefined) return
     for (const project of this.coordinator.view()?.all('projects') ?? []) {

@@ -12,6 +12,9 @@ const STOPS = 'coordinator/domain/stops.ts'
 const NEWS = 'coordinator/domain/news.ts'
 const ORDER = 'coordinator/domain/order.ts'
 const DRIVER = 'coordinator/driver.ts'
+const PACE = 'coordinator/domain/pace.ts'
+const SCHEDULE = 'coordinator/domain/schedule.ts'
+const CALENDAR = 'coordinator/calendar.ts'
 const AGENT = 'agent/agent.ts'
 const SHIPPING = 'agent/session/shipping.ts'
 const DISK = 'agent/disk/disk.ts'
@@ -69,7 +72,7 @@ export const ZOO = {
   ),
   'a failure frees its cluster': bug('SIM-15', 3, KEPT),
   'a failure frees its cluster, unchecked': bug('SIM-4', 13, KEPT, UNCHECKED),
-  'a failure needs no decision': bug('SIM-4', 3, [
+  'a failure needs no decision': bug('SIM-19', 1, [
     ORDER,
     'failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided',
     'before.undecided',
@@ -145,6 +148,53 @@ export const ZOO = {
       'if (order.claimed === null)',
     ],
   ),
+  // How a project goes.
+  'a soak is not waited for': bug('SIM-17', 1, UNCHECKED, [
+    STOPS,
+    'if (draft.at >= opensAt) return null',
+    'if (draft.at >= project.soakFrom) return null',
+  ]),
+  'a soak counts from the first run of its phase': bug('SIM-17', 68, [
+    ORDER,
+    '? { soakFrom: draft.at }',
+    '? { soakFrom: before.soakFrom ?? draft.at }',
+  ]),
+  'a phase takes one machine more': bug('SIM-17', 1, [
+    PACE,
+    'Math.min(machines, countOfShare(share, machines))',
+    'Math.min(machines, countOfShare(share, machines) + 1)',
+  ]),
+  'the last machine goes first': bug('SIM-17', 1, UNCHECKED, [
+    STOPS,
+    'targetOf(draft, project.id, project.cursor) : null',
+    "targetOf(draft, project.id, targetOf(draft, project.id, project.targets - 1).state === 'offered' ? project.targets - 1 : project.cursor) : null",
+  ]),
+  'the schedule is always open': bug('SIM-18', 6, [
+    SCHEDULE,
+    'const open = calendar.nextOpen(shut?.until ?? draft.at, needMs)',
+    'const open = { start: shut?.until ?? draft.at, end: null, why: null }',
+  ]),
+  'blackouts are not looked at': bug('SIM-18', 6, [CALENDAR, 'joined(sourcesOf(schedule.blackouts))', 'joined([])']),
+  'a window that has not opened is open': bug('SIM-18', 6, UNCHECKED, [
+    SCHEDULE,
+    'return project.runMsMax ?? settings',
+    'return project.runMsMax ?? 1e-9 * settings',
+  ]),
+  'max-failures is not looked at': bug('SIM-19', 108, UNCHECKED, [
+    STOPS,
+    'return count >= (project.failuresMax ?? count + 1) ||',
+    'return project.failuresMax === 1 ||',
+  ]),
+  'a project goes on after a failure unasked': bug('SIM-19', 46, [
+    PACE,
+    "if (pace.onFailure === 'stop') return 1",
+    "if (pace.onFailure === 'stop') return null",
+  ]),
+  'a share of failures is rounded up': bug('SIM-19', 5, [
+    PACE,
+    'Math.floor((value * machines)',
+    'Math.ceil((value * machines)',
+  ]),
   // The agent.
   'records are sent before they are synced': bug(
     'SIM-9',
