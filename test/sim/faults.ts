@@ -29,6 +29,21 @@ export const COMING = {
   'package changed': 2,
 } as const
 export type Coming = keyof typeof COMING
+/** Every fault that is told when it has come about. */
+export const MET: readonly string[] = [
+  ...Object.keys(COMING),
+  'apt fails',
+  'apt hangs',
+  'apt killed',
+  'apt lies',
+  'script fails',
+  'script hangs',
+  'reboot does nothing',
+  'provider down',
+  'provider slow',
+  'provider wrong',
+  'evil agent',
+]
 
 export type Faults = {
   readonly rates: ReadonlyMap<Coming, number>

@@ -1,6 +1,6 @@
 /** Brings the faults of a seed about: when each comes, to whom, and what heals it. */
 import type { MemoryDisk } from '../../coordinator/store/memory.ts'
-import type { Coming, Faults } from './faults.ts'
+import { COMING, type Coming, type Faults } from './faults.ts'
 import type { Host } from './host.ts'
 import type { Machine } from './machine.ts'
 import { PACKAGES, type Repository } from './repository.ts'
@@ -43,7 +43,12 @@ export class Mischief {
 
   begin(): void {
     const { time, dice, faults } = this.#world
-    for (const [kind, rate] of faults.rates) this.#every(600_000 / rate, () => this.#bring(kind))
+    // Each kind has its own dice, also when it is off, so that turning one off leaves the others as they are.
+    for (const kind of Object.keys(COMING) as Coming[]) {
+      const own = createDice(dice.below(2 ** 31), kind)
+      const rate = faults.rates.get(kind)
+      if (rate !== undefined) this.#every(own, 600_000 / rate, () => this.#bring(kind, own))
+    }
     const replace = () => {
       this.#replaceQuarantined()
       time.after(20_000, replace)
@@ -55,7 +60,7 @@ export class Mischief {
       time.after(dice.between(PUBLISH_MS / 2, PUBLISH_MS * 2), publish)
     }
     publish()
-    this.#every(120_000, () => (this.#old = this.#world.coordinator.snapshot()))
+    this.#every(dice, 120_000, () => (this.#old = this.#world.coordinator.snapshot()))
   }
 
   /** Everything is up again and nothing fails any more. */
@@ -122,19 +127,18 @@ export class Mischief {
     return dice.chance(0.5) ? [invented, text] : [text, invented]
   }
 
-  #every(periodMs: number, act: () => void): void {
-    const { time, dice } = this.#world
-    time.after(dice.between(1, Math.max(2, Math.floor(periodMs * 2))), () => {
+  #every(dice: Dice, periodMs: number, act: () => void): void {
+    this.#world.time.after(dice.between(1, Math.max(2, Math.floor(periodMs * 2))), () => {
       if (this.#world.healing) return
       act()
-      this.#every(periodMs, act)
+      this.#every(dice, periodMs, act)
     })
   }
 
-  #bring(kind: Coming): void {
+  #bring(kind: Coming, dice: Dice): void {
     const world = this.#world
-    const { dice, network, coordinator } = world
-    const machine = this.#victim()
+    const { network, coordinator } = world
+    const machine = this.#victim(dice)
     const met = () => world.met(kind, machine)
     switch (kind) {
       case 'cut':
@@ -178,20 +182,19 @@ export class Mischief {
         coordinator.isCommitFailing = true
         return
       default:
-        return this.#bringRarer(kind, machine, met)
+        return this.#bringRarer(kind, { machine, dice, met })
     }
   }
 
   /** Where something is going on most harm is done. */
-  #victim(): Machine {
-    const { dice, machines } = this.#world
-    const all = [...machines.values()]
+  #victim(dice: Dice): Machine {
+    const all = [...this.#world.machines.values()]
     const busy = all.filter((machine) => machine.orderAtWork() !== null)
     return dice.pick(busy.length > 0 && dice.chance(0.8) ? busy : all)
   }
 
-  #bringRarer(kind: Coming, machine: Machine, met: () => void): void {
-    const { dice, coordinator, repository, time } = this.#world
+  #bringRarer(kind: Coming, { machine, dice, met }: { machine: Machine; dice: Dice; met: () => void }): void {
+    const { coordinator, repository, time } = this.#world
     switch (kind) {
       case 'disk full':
       case 'disk broken': {
@@ -222,7 +225,7 @@ export class Mischief {
         return
       }
       case 'clone':
-        return this.#clone(machine)
+        return this.#clone(machine, dice)
       case 'old database':
         return this.#restoreOld()
       default:
@@ -230,8 +233,8 @@ export class Mischief {
   }
 
   /** An image is made of an idle machine, and someone starts it beside the first. */
-  #clone(machine: Machine): void {
-    const { ledger, dice } = this.#world
+  #clone(machine: Machine, dice: Dice): void {
+    const { ledger } = this.#world
     const isIdle = ledger.orderAtWork(machine) === null && !machine.hasInbox()
     if (!isIdle || this.#clones.has(machine.id) || ledger.isEvil(machine)) return
     this.#world.met('clone', machine)

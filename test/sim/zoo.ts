@@ -183,7 +183,7 @@ export const ZOO = {
   'max-failures is not looked at': bug('SIM-19', 108, UNCHECKED, [
     STOPS,
     'return count >= (project.failuresMax ?? count + 1) ||',
-    'return project.failuresMax === 1 ||',
+    'return count >= ((project.options.maxFailures === null ? project.failuresMax : null) ?? count + 1) ||',
   ]),
   'a project goes on after a failure unasked': bug('SIM-19', 46, [
     PACE,
