@@ -14,6 +14,7 @@ import type { Link, LinkEvents } from '../../coordinator/sessions/link.ts'
 import { type Sessions, createSessions } from '../../coordinator/sessions/sessions.ts'
 import { type MemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
+import { Clock as LocalClock } from './clock.ts'
 import { Crash } from './host.ts'
 import type { Faults } from './faults.ts'
 import { SETTINGS, SILENT, keyOf, sha256 } from './givens.ts'
@@ -43,6 +44,7 @@ export type CoordinatorWorld = {
 export class Coordinator {
   disk: MemoryDisk
   skewMs = 0
+  readonly clock: LocalClock
   /** Its process ends after so many more calls. */
   doom = 0
   /** The next commit fails as on a full disk. */
@@ -56,6 +58,8 @@ export class Coordinator {
   constructor(world: CoordinatorWorld) {
     this.#world = world
     this.disk = createMemoryDisk(world.ids)
+    this.clock = new LocalClock(world.time)
+    this.clock.run(1 + (world.faults.driftMax * world.dice.between(-1000, 1000)) / 1000)
     this.#settings = { ...SETTINGS, schedule: settingsOf(world.faults.schedule) }
     this.#tools = createTools(this.#settings, world.ids)
   }
@@ -66,7 +70,11 @@ export class Coordinator {
 
   /** The instant of the coordinator's own clock. */
   now(): number {
-    return this.life?.driver.now() ?? Math.floor(this.#world.time.now() + this.skewMs)
+    return this.life?.driver.now() ?? this.#wallNow()
+  }
+
+  #wallNow(): number {
+    return Math.floor(this.#world.time.now() + this.skewMs + this.clock.driftMs())
   }
 
   /** Null when it ended before it answered: then nobody knows. */
@@ -110,10 +118,10 @@ export class Coordinator {
     trace('the coordinator starts')
     const store = this.#storeOf(openMemoryStore(this.disk))
     const clock: Clock = {
-      wallNow: () => Math.floor(time.now() + this.skewMs),
-      monotonicNow: () => time.now(),
+      wallNow: () => this.#wallNow(),
+      monotonicNow: () => this.clock.monotonicNow(),
       after: (ms, then) =>
-        time.after(ms, () => {
+        time.after(this.clock.after(ms), () => {
           this.#world.stirred()
           if (life.alive && this.#call()) then()
         }),

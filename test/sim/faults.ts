@@ -43,6 +43,8 @@ export const MET: readonly string[] = [
   'provider slow',
   'provider wrong',
   'evil agent',
+  'evil inbox',
+  'evil peer',
 ]
 
 export type Faults = {
@@ -59,6 +61,10 @@ export type Faults = {
   providerWrong: number
   /** One of the machines says what it likes. */
   readonly isOneEvil: boolean
+  /** Someone between machines and coordinator says what it likes, without the order key. */
+  readonly isPeerHostile: boolean
+  /** Clocks run up to this share of a second fast or slow in each. */
+  driftMax: number
   delayMsMax: number
   aptMsMax: number
   /** When the instance may patch: no fault, but chosen with them. */
@@ -82,6 +88,8 @@ export function chooseFaults(dice: Dice): Faults {
     providerSlow: chance(0.1, 0.5),
     providerWrong: chance(0.05, 0.3),
     isOneEvil: dice.chance(0.2),
+    isPeerHostile: dice.chance(0.2),
+    driftMax: chance(0.0005, 0.05),
     delayMsMax: dice.pick([5, 200, 1500]),
     aptMsMax: dice.pick([300, 1500, 6000]),
     schedule: chooseSchedule(dice),
@@ -115,6 +123,8 @@ export function noFaults(): Faults {
     providerSlow: 0,
     providerWrong: 0,
     isOneEvil: false,
+    isPeerHostile: false,
+    driftMax: 0,
     delayMsMax: 5,
     aptMsMax: 300,
     schedule: ALWAYS,

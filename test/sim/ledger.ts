@@ -111,7 +111,10 @@ export class Ledger implements Judge {
     const grant = v.parse(grantPayloadSchema, JSON.parse(Buffer.from(entry.grant.payload, 'base64').toString()))
     const sent = this.#grants.get(order)
     if (sent === undefined)
-      return this.violate('SIM-6 approved', `order ${order} was claimed, and no coordinator granted it`)
+      return this.violate('SIM-23 forged', `order ${order} was claimed, and no coordinator granted it`)
+    const isSame = grant.fence === sent.fence && grant.planHash === sent.planHash && grant.startBy === sent.startBy
+    if (!isSame || JSON.stringify(entry.grant.plan) !== JSON.stringify(sent.plan))
+      this.violate('SIM-23 forged', `order ${order} was claimed with another grant than was given`)
     if (this.runs.has(order)) this.violate('SIM-5 once', `order ${order} was claimed twice`)
     if (grant.machine !== machine.id) this.violate('SIM-5 once', `${machine.name} claimed an order of another machine`)
     const fence = this.#fences.get(machine.id) ?? 0
@@ -237,7 +240,8 @@ export class Ledger implements Judge {
 
   ended(machine: Host, order: string, record: RunRecord): void {
     const run = this.runs.get(order)
-    if (record.type !== 'result' || run === undefined || run.result !== null) return
+    // A machine may have called back, for itself, what is another's order: of that it has nothing to say.
+    if (record.type !== 'result' || run?.machine !== machine || run.result !== null) return
     this.counts.ends += 1
     run.result = record
     run.isOver = record.outcome !== 'unknown'

@@ -1,7 +1,10 @@
 /** Brings the faults of a seed about: when each comes, to whom, and what heals it. */
+import { join } from 'node:path'
+import type { LinkEvents } from '../../agent/ports.ts'
 import type { MemoryDisk } from '../../coordinator/store/memory.ts'
 import { COMING, type Coming, type Faults } from './faults.ts'
 import type { Host } from './host.ts'
+import { Hostile } from './hostile.ts'
 import type { Machine } from './machine.ts'
 import { PACKAGES, type Repository } from './repository.ts'
 import type { Network } from './network.ts'
@@ -26,6 +29,7 @@ export type Scene = {
 }
 
 const PUBLISH_MS = 150_000
+const GHOST_MS_MAX = 200_000
 
 /** Owns what was kept for later harm: an old copy of the database. */
 export class Mischief {
@@ -34,6 +38,9 @@ export class Mischief {
   /** True once an older database was restored: counters of then may have been used since. */
   #isOld = false
   readonly #clones = new Map<string, Machine>()
+  #hostile: Hostile | null = null
+  /** Machines without power that the present life of the coordinator still shows as connected. */
+  readonly #ghosts = new Map<string, { readonly life: unknown; readonly since: number }>()
   /** Machines that were thrown away; the coordinator may end before it has their successors enrolled. */
   readonly #thrownAway = new Set<string>()
 
@@ -43,6 +50,7 @@ export class Mischief {
 
   begin(): void {
     const { time, dice, faults } = this.#world
+    this.#hostile = new Hostile(createDice(dice.below(2 ** 31), 'hostile'))
     // Each kind has its own dice, also when it is off, so that turning one off leaves the others as they are.
     for (const kind of Object.keys(COMING) as Coming[]) {
       const own = createDice(dice.below(2 ** 31), kind)
@@ -51,6 +59,7 @@ export class Mischief {
     }
     const replace = () => {
       this.#replaceQuarantined()
+      this.#lookForGhosts()
       time.after(20_000, replace)
     }
     replace()
@@ -60,6 +69,7 @@ export class Mischief {
       time.after(dice.between(PUBLISH_MS / 2, PUBLISH_MS * 2), publish)
     }
     publish()
+    this.#every(dice, 60_000, () => this.#litter())
     this.#every(dice, 120_000, () => (this.#old = this.#world.coordinator.snapshot()))
   }
 
@@ -67,14 +77,41 @@ export class Mischief {
   heal(): void {
     const { machines, network, coordinator } = this.#world
     network.unblockAll()
+    coordinator.clock.run(1)
     coordinator.doom = 0
     coordinator.isCommitFailing = false
     for (const machine of [...machines.values(), ...this.#clones.values()]) {
       machine.dooms.clear()
       machine.disk.fault = null
       machine.skewMs = 0
+      machine.clock.run(1)
       machine.boot()
     }
+  }
+
+  /** What a machine hears of its coordinator when someone stands between them. */
+  overheard(machine: Host, events: LinkEvents): LinkEvents {
+    const { dice, faults } = this.#world
+    const onMessage: LinkEvents['onMessage'] = (data, isBinary) => {
+      events.onMessage(data, isBinary)
+      if (typeof data === 'string') this.#hostile?.overhear(data)
+      if (!faults.isPeerHostile || this.#world.healing || !dice.chance(0.05)) return
+      const forged = this.#hostile?.forge(machine.id)
+      if (forged == null) return
+      this.#world.met('evil peer', machine)
+      events.onMessage(JSON.stringify({ t: 'grant', ...forged }), false)
+    }
+    return { ...events, onMessage }
+  }
+
+  /** The unprivileged half of an evil machine leaves what it likes for the runner. */
+  #litter(): void {
+    const { machines, ledger } = this.#world
+    const machine = [...machines.values()].find((one) => ledger.isEvil(one))
+    if (machine?.isUp !== true || machine.disk.fault !== null || this.#hostile === null) return
+    this.#world.met('evil inbox', machine)
+    const { name, text } = this.#hostile.litter(machine.id)
+    machine.disk.port.write(join(machine.layout.inbox, name), Buffer.from(text), 'append', 0o640)
   }
 
   /** An evil machine says more than its agent does. */
@@ -270,6 +307,21 @@ export class Mischief {
         // The coordinator ended meanwhile; it is tried again a little later.
         () => undefined,
       )
+    }
+  }
+
+  /** A machine without power is not shown as connected for long: three times what may pass until it is missed. */
+  #lookForGhosts(): void {
+    const { coordinator, machines, ledger, time } = this.#world
+    const { life } = coordinator
+    for (const { machine: id } of life?.driver.view.all('sessions') ?? []) {
+      const machine = machines.get(id)
+      const isGhost = machine?.isUp === false && !this.#clones.has(id)
+      const ghost = this.#ghosts.get(id)
+      if (!isGhost) this.#ghosts.delete(id)
+      else if (ghost?.life !== life) this.#ghosts.set(id, { life, since: time.now() })
+      else if (time.now() - ghost.since > GHOST_MS_MAX)
+        ledger.violate('SIM-24 ghosts', `${machine.name} has no power since ${ghost.since} and is shown as connected`)
     }
   }
 

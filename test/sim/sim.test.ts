@@ -80,6 +80,8 @@ for (const [title, rule] of [
   ['[SIM-17] the next phase waits for the last one and its soak', 'SIM-17'],
   ['[SIM-18] nothing is granted outside a window, a schedule, or without time for it', 'SIM-18'],
   ['[SIM-19] as many failures as the request says stop its project', 'SIM-19'],
+  ['[SIM-23] no grant is claimed that the coordinator did not give', 'SIM-23'],
+  ['[SIM-24] a machine without power is not shown as connected', 'SIM-24'],
   ['[SIM-15] no program ends with an error that no fault explains', 'SIM-15'],
 ] as const) {
   t.test(`${title}: the bugs planted for it are found`, async (t) => {

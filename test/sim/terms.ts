@@ -34,7 +34,6 @@ type Progress = {
   readonly ends: { readonly phase: number; readonly at: number }[]
   /** A person wanted no more soak at this instant. */
   resumedAt: number
-  hasPassed: boolean
 }
 
 /** What a person might ask; most ask for nothing special. */
@@ -89,6 +88,8 @@ export class TermsJudge {
   readonly #asked = new Map<string, Terms>()
   readonly #shown = new Map<string, Shown>()
   readonly #progress = new Map<string, Progress>()
+  /** Projects of which a machine has passed, or may have said so: it is known how long one takes. */
+  readonly #passed = new Set<string>()
   readonly #violate: (rule: string, text: string) => void
   readonly #schedule: () => Schedule
   #isClockTrue = true
@@ -129,7 +130,6 @@ export class TermsJudge {
       retried: new Set(),
       ends: [],
       resumedAt: Number.NEGATIVE_INFINITY,
-      hasPassed: false,
     }
     this.#progress.set(project, progress)
     return progress
@@ -154,7 +154,7 @@ export class TermsJudge {
     if (phase > progress.phase) this.#judgeSoak(shown, progress, { phase, name, at })
     progress.granted.add(name)
     progress.phase = Math.max(progress.phase, phase)
-    this.#judgeTime(shown, progress, { name, at, outageMinutes })
+    this.#judgeTime(shown, { project, name, at, outageMinutes })
   }
 
   #judgeSoak({ terms, machines }: Shown, progress: Progress, now: { phase: number; name: string; at: number }): void {
@@ -170,11 +170,11 @@ export class TermsJudge {
       )
   }
 
-  #judgeTime(shown: Shown, { hasPassed }: Progress, grant: { name: string; at: number; outageMinutes: number }): void {
+  #judgeTime(shown: Shown, grant: Grant): void {
     const { window } = shown.terms
     const schedule = this.#schedule()
     // Once one has passed it is known better how long one takes, and then only the end of the window counts here.
-    const needMs = hasPassed ? 1 : schedule.runMsExpected + grant.outageMinutes * MINUTE_MS
+    const needMs = this.#passed.has(grant.project) ? 1 : schedule.runMsExpected + grant.outageMinutes * MINUTE_MS
     if (window !== null && (grant.at < window.start || grant.at + needMs > window.end))
       this.#violate('SIM-18 windows', `${grant.name} was granted at ${grant.at}, outside the window that was asked for`)
     if (openMs(schedule, grant.at) < needMs)
@@ -193,11 +193,11 @@ export class TermsJudge {
   ended(project: string, name: string, at: number, outcome: 'succeeded' | 'failed'): void {
     const shown = this.#shown.get(project)
     const progress = this.#of(project)
-    if (outcome === 'succeeded') progress.hasPassed = true
+    if (outcome === 'succeeded') this.#passed.add(project)
     if (shown !== undefined) progress.ends.push({ phase: this.#phaseOf(shown, name), at })
   }
   /** What a liar told of its run may have been taken for how long one takes. */
   lied(project: string): void {
-    this.#of(project).hasPassed = true
+    this.#passed.add(project)
   }
 }

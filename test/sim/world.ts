@@ -212,7 +212,7 @@ export class World {
         ledger.violate('SIM-9 safe', `${machine.name} told record ${records.at(-1)?.n} of ${order}, ${safe} are safe`)
     } else if (side === 'agent' && isKind('granted')) {
       const { order } = JSON.parse(text) as { order: string }
-      if (!machine.isGrantSafe(order))
+      if (!ledger.isEvil(machine) && !machine.isGrantSafe(order))
         ledger.violate('SIM-9 safe', `${machine.name} took a grant of ${order} that is not safe`)
     } else if (side === 'coordinator' && isKind('ack')) {
       const { order, upTo } = JSON.parse(text) as { order: string; upTo: number }
@@ -305,7 +305,7 @@ export class World {
       config: this.#config,
       met: (fault, machine) => this.met(fault, machine),
       trace: (text) => this.trace(text),
-      connect: (machine, proc, events) => this.network.connect(machine, proc, events),
+      connect: (machine, proc, events) => this.network.connect(machine, proc, this.mischief.overheard(machine, events)),
       disconnected: (machine, isPowerLoss) => this.network.gone(machine, isPowerLoss),
       isReachable: (machine) => this.network.isOpenFor(machine),
       stirred: () => (this.#isStirred = true),

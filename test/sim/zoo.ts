@@ -18,6 +18,7 @@ const CALENDAR = 'coordinator/calendar.ts'
 const AGENT = 'agent/agent.ts'
 const SHIPPING = 'agent/session/shipping.ts'
 const DISK = 'agent/disk/disk.ts'
+const GRANTS = 'agent/runner/grants.ts'
 const RUN = 'agent/runner/run.ts'
 const INSTALL = 'agent/runner/install.ts'
 const WRAP = 'agent/runner/wrap.ts'
@@ -112,7 +113,7 @@ export const ZOO = {
       'const fence = Math.max(instance.fence, machine.fence) + (instance.fence % 3 === 2 ? 0 : 1)\n',
     ],
     ['coordinator/store/rules.ts', 'const fence = order.fence > 0 ? [', 'const fence = order.fence < 0 ? ['],
-    ['agent/runner/grants.ts', 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
+    [GRANTS, 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
   ),
   'a stranger ends an order': bug('SIM-8', 22, [
     NEWS,
@@ -195,7 +196,29 @@ export const ZOO = {
     'Math.floor((value * machines)',
     'Math.ceil((value * machines)',
   ]),
+  'the end of a session is not told': bug('SIM-24', 1, [
+    'coordinator/sessions/session.ts',
+    "    s.announced = false\n    tell(s, { type: 'sessionClosed'",
+    "    s.announced = false\n    if (s.pings > 1e9) tell(s, { type: 'sessionClosed'",
+  ]),
   // The agent.
+  'shipping never begins again': bug(
+    'SIM-14',
+    1,
+    [SHIPPING, 'for (const tail of s.tails.values()) restart(tail)', ''],
+    [SHIPPING, 'now - tail.movedAt >= RESEND_MS) rewind(s, tail)', 'now < 0) rewind(s, tail)'],
+    [SHIPPING, 's.ports.clock.monotonicNow() - tail.movedAt >= REWIND_MS', 's.ports.clock.monotonicNow() < 0'],
+  ),
+  'a tail waits for an acknowledgement that nobody owes': bug('SIM-14', 1, [
+    SHIPPING,
+    '      tail.waits = false\n    },',
+    '    },',
+  ]),
+  'the name of the records is not made safe': bug('SIM-9', 1, [
+    SHIPPING,
+    'if (tail.synced === 0) disk.fsync(dirname(tail.path))',
+    '',
+  ]),
   'records are sent before they are synced': bug(
     'SIM-9',
     1,
@@ -242,11 +265,23 @@ export const ZOO = {
     'const counter = Math.max(1, Number(text) + 1 - (Number(text) % 5 === 4 ? 1 : 0))\n',
   ]),
   // The runner.
-  'a grant is claimed too late': bug('SIM-6', 21, [
-    'agent/runner/grants.ts',
-    'if (facts.now > payload.startBy)',
-    'if (facts.now < 0)',
+  'a signature is not looked at': bug('SIM-23', 1, [
+    GRANTS,
+    'if (!isSigned(key, bytes, grant.signature))',
+    'if (key === null)',
   ]),
+  'the plan with a grant is not compared': bug('SIM-23', 1, [
+    GRANTS,
+    "if (createHash('sha256').update(planText(grant.plan)).digest('hex') !== payload.planHash)",
+    'if (grant === null)',
+  ]),
+  'any key will do': bug(
+    'SIM-23',
+    1,
+    [GRANTS, 'keys.keys.find((one) => one.keyId === grant.keyId)', 'keys.keys[0]'],
+    [GRANTS, 'if (!isSigned(key, bytes, grant.signature))', "if (grant.signature === '')"],
+  ),
+  'a grant is claimed too late': bug('SIM-6', 21, [GRANTS, 'if (facts.now > payload.startBy)', 'if (facts.now < 0)']),
   'apt before the latch': bug('SIM-12', 1, [
     WRAP,
     "  if (!takeLatch(disk, files, { by: 'wrapper', at: startedAt, try: command.try })) return done(LATCHED_ALREADY)\n",
