@@ -39,7 +39,7 @@ export class Mischief {
   #isOld = false
   readonly #clones = new Map<string, Machine>()
   #hostile: Hostile | null = null
-  /** Machines without power that the present life of the coordinator still shows as connected. */
+  /** Sessions of machines without power that the present life of the coordinator still shows as connected. */
   readonly #ghosts = new Map<string, { readonly life: unknown; readonly since: number }>()
   /** Machines that were thrown away; the coordinator may end before it has their successors enrolled. */
   readonly #thrownAway = new Set<string>()
@@ -314,12 +314,12 @@ export class Mischief {
   #lookForGhosts(): void {
     const { coordinator, machines, ledger, time } = this.#world
     const { life } = coordinator
-    for (const { machine: id } of life?.driver.view.all('sessions') ?? []) {
+    for (const { machine: id, session } of life?.driver.view.all('sessions') ?? []) {
       const machine = machines.get(id)
       const isGhost = machine?.isUp === false && !this.#clones.has(id)
-      const ghost = this.#ghosts.get(id)
-      if (!isGhost) this.#ghosts.delete(id)
-      else if (ghost?.life !== life) this.#ghosts.set(id, { life, since: time.now() })
+      const ghost = this.#ghosts.get(session)
+      if (!isGhost) this.#ghosts.delete(session)
+      else if (ghost?.life !== life) this.#ghosts.set(session, { life, since: time.now() })
       else if (time.now() - ghost.since > GHOST_MS_MAX)
         ledger.violate('SIM-24 ghosts', `${machine.name} has no power since ${ghost.since} and is shown as connected`)
     }

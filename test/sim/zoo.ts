@@ -49,10 +49,10 @@ export const ZOO = {
     'for (const append of turn.logs) appendLog',
     'for (const append of turn.logs) if (append.from % 7 !== 5) appendLog',
   ]),
-  'a busy cluster is not looked at': bug('SIM-15', 1, BUSY),
+  'a busy cluster is not looked at': bug('SIM-15', 3, BUSY),
   'a busy cluster is not looked at, nor asserted': bug(
     'SIM-15',
-    1,
+    3,
     BUSY,
     [
       'coordinator/domain/lines.ts',
@@ -63,7 +63,7 @@ export const ZOO = {
   ),
   'silence frees the line': bug(
     'SIM-4',
-    1,
+    10,
     [
       'coordinator/domain/clock.ts',
       "    loseOrder(\n      draft,\n      order,\n      `${order.name} ${howSilent(draft, order)}; nothing was heard of it for ${seconds} s`,\n      order.step === 'reboot' ? goneAdvice(order) : [],\n    )\n",
@@ -71,22 +71,22 @@ export const ZOO = {
     ],
     ['coordinator/domain/clock.ts', 'import { isActive, loseOrder }', 'import { endOrder, isActive, loseOrder }'],
   ),
-  'a failure frees its cluster': bug('SIM-15', 3, KEPT),
-  'a failure frees its cluster, unchecked': bug('SIM-4', 13, KEPT, UNCHECKED),
-  'a failure needs no decision': bug('SIM-19', 1, [
+  'a failure frees its cluster': bug('SIM-15', 2, KEPT),
+  'a failure frees its cluster, unchecked': bug('SIM-4', 3, KEPT, UNCHECKED),
+  'a failure needs no decision': bug('SIM-4', 2, [
     ORDER,
     'failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided',
     'before.undecided',
   ]),
   'freeze is not looked at': bug('SIM-6', 1, [STOPS, 'if (frozen !== null) {', 'if (frozen === undefined) {']),
-  'pause is not looked at': bug('SIM-6', 1, [
+  'pause is not looked at': bug('SIM-6', 2, [
     STOPS,
     'if (project.paused !== null) {',
     'if (project.paused === undefined) {',
   ]),
   'a withdrawn approval counts': bug(
     'SIM-6',
-    3,
+    2,
     [ROLLOUT, "if (lost !== null) return { code: 'approval', reason: lost }", 'if (lost === undefined) return null'],
     [
       'coordinator/domain/changes.ts',
@@ -150,7 +150,7 @@ export const ZOO = {
     ],
   ),
   // How a project goes.
-  'a soak is not waited for': bug('SIM-17', 1, UNCHECKED, [
+  'a soak is not waited for': bug('SIM-17', 2, UNCHECKED, [
     STOPS,
     'if (draft.at >= opensAt) return null',
     'if (draft.at >= project.soakFrom) return null',
@@ -160,23 +160,23 @@ export const ZOO = {
     '? { soakFrom: draft.at }',
     '? { soakFrom: before.soakFrom ?? draft.at }',
   ]),
-  'a phase takes one machine more': bug('SIM-17', 1, [
+  'a phase takes one machine more': bug('SIM-17', 2, [
     PACE,
     'Math.min(machines, countOfShare(share, machines))',
     'Math.min(machines, countOfShare(share, machines) + 1)',
   ]),
-  'the last machine goes first': bug('SIM-17', 1, UNCHECKED, [
+  'the last machine goes first': bug('SIM-17', 4, UNCHECKED, [
     STOPS,
     'targetOf(draft, project.id, project.cursor) : null',
     "targetOf(draft, project.id, targetOf(draft, project.id, project.targets - 1).state === 'offered' ? project.targets - 1 : project.cursor) : null",
   ]),
-  'the schedule is always open': bug('SIM-18', 6, [
+  'the schedule is always open': bug('SIM-18', 9, [
     SCHEDULE,
     'const open = calendar.nextOpen(shut?.until ?? draft.at, needMs)',
     'const open = { start: shut?.until ?? draft.at, end: null, why: null }',
   ]),
   'blackouts are not looked at': bug('SIM-18', 6, [CALENDAR, 'joined(sourcesOf(schedule.blackouts))', 'joined([])']),
-  'a window that has not opened is open': bug('SIM-18', 6, UNCHECKED, [
+  'a window that has not opened is open': bug('SIM-18', 10, UNCHECKED, [
     SCHEDULE,
     'return project.runMsMax ?? settings',
     'return project.runMsMax ?? 1e-9 * settings',
@@ -186,17 +186,17 @@ export const ZOO = {
     'return count >= (project.failuresMax ?? count + 1) ||',
     'return count >= ((project.options.maxFailures === null ? project.failuresMax : null) ?? count + 1) ||',
   ]),
-  'a project goes on after a failure unasked': bug('SIM-19', 46, [
+  'a project goes on after a failure unasked': bug('SIM-19', 4, [
     PACE,
     "if (pace.onFailure === 'stop') return 1",
     "if (pace.onFailure === 'stop') return null",
   ]),
-  'a share of failures is rounded up': bug('SIM-19', 5, [
+  'a share of failures is rounded up': bug('SIM-19', 3, [
     PACE,
     'Math.floor((value * machines)',
     'Math.ceil((value * machines)',
   ]),
-  'the end of a session is not told': bug('SIM-24', 1, [
+  'the end of a session is not told': bug('SIM-24', 2, [
     'coordinator/sessions/session.ts',
     "    s.announced = false\n    tell(s, { type: 'sessionClosed'",
     "    s.announced = false\n    if (s.pings > 1e9) tell(s, { type: 'sessionClosed'",
@@ -204,7 +204,7 @@ export const ZOO = {
   // The agent.
   'shipping never begins again': bug(
     'SIM-14',
-    1,
+    3,
     [SHIPPING, 'for (const tail of s.tails.values()) restart(tail)', ''],
     [SHIPPING, 'now - tail.movedAt >= RESEND_MS) rewind(s, tail)', 'now < 0) rewind(s, tail)'],
     [SHIPPING, 's.ports.clock.monotonicNow() - tail.movedAt >= REWIND_MS', 's.ports.clock.monotonicNow() < 0'],
@@ -244,7 +244,7 @@ export const ZOO = {
     '  disk.fsync(temporary)\n  disk.rename(temporary, path)',
     '  disk.rename(temporary, path)',
   ]),
-  'a folder is not synced after a link': bug('SIM-5', 5, [
+  'a folder is not synced after a link': bug('SIM-12', 2, [
     DISK,
     '  disk.unlink(temporary)\n  disk.fsync(dirname(path))',
     '  disk.unlink(temporary)',
@@ -277,7 +277,7 @@ export const ZOO = {
   ]),
   'any key will do': bug(
     'SIM-23',
-    1,
+    5,
     [GRANTS, 'keys.keys.find((one) => one.keyId === grant.keyId)', 'keys.keys[0]'],
     [GRANTS, 'if (!isSigned(key, bytes, grant.signature))', "if (grant.signature === '')"],
   ),
@@ -326,7 +326,7 @@ export const ZOO = {
     'return order.payload.outageMinutes > 0 && rebootObjection',
     'return rebootObjection',
   ]),
-  'a reboot before it is told': bug('SIM-11', 2, [
+  'a reboot before it is told': bug('SIM-11', 1, [
     REBOOT,
     'if (ackedUpTo(order) >= wanted) return',
     'if (wanted > 0) return',
@@ -336,7 +336,7 @@ export const ZOO = {
     'if (machine.bootId !== reboot.bootId) return verify(run, reboot)\n',
     '',
   ]),
-  'an apt that dies with the runner': bug('SIM-11', 23, [
+  'an apt that dies with the runner': bug('SIM-11', 8, [
     INSTALL,
     '      timeLimitMs: null,\n      diesWithUs: false,',
     '      timeLimitMs: 60_000,\n      diesWithUs: false,',
