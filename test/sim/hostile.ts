@@ -29,6 +29,13 @@ export class Hostile {
     this.#heard.push({ order, grant })
   }
 
+  /** Another plan with the very grant that is under way, so that it is there first; mostly none. */
+  forestall(text: string): Heard | null {
+    if (!text.startsWith('{"t":"grant"') || !this.#dice.chance(0.3)) return null
+    const { order, grant } = JSON.parse(text) as Heard
+    return { order, grant: otherPlan(grant) }
+  }
+
   /** A grant for this machine that no coordinator gave; null before any was overheard. */
   forge(machine: string): Heard | null {
     const dice = this.#dice
@@ -53,9 +60,7 @@ export class Hostile {
         return { order, grant: { ...heard.grant, payload: base64({ ...wanted, ...later }) } }
       default: {
         // The grant is as it was, and the plan with it another.
-        const { plan } = heard.grant
-        const installs = plan.installs.map((one) => ({ ...one, version: `${one.version}.9` }))
-        return { order: heard.order, grant: { ...heard.grant, plan: { ...plan, installs } } }
+        return { order: heard.order, grant: otherPlan(heard.grant) }
       }
     }
   }
@@ -85,6 +90,11 @@ export class Hostile {
       { name: '.hidden', text: entry },
     ])
   }
+}
+
+function otherPlan(grant: SignedGrant): SignedGrant {
+  const installs = grant.plan.installs.map((one) => ({ ...one, version: `${one.version}.9` }))
+  return { ...grant, plan: { ...grant.plan, installs } }
 }
 
 function base64(payload: object): string {

@@ -93,8 +93,14 @@ export class Mischief {
   overheard(machine: Host, events: LinkEvents): LinkEvents {
     const { dice, faults } = this.#world
     const onMessage: LinkEvents['onMessage'] = (data, isBinary) => {
-      events.onMessage(data, isBinary)
       if (typeof data === 'string') this.#hostile?.overhear(data)
+      const isHostile = faults.isPeerHostile && !this.#world.healing
+      const first = isHostile && typeof data === 'string' ? this.#hostile?.forestall(data) : null
+      if (first != null) {
+        this.#world.met('evil peer', machine)
+        events.onMessage(JSON.stringify({ t: 'grant', ...first }), false)
+      }
+      events.onMessage(data, isBinary)
       if (!faults.isPeerHostile || this.#world.healing || !dice.chance(0.05)) return
       const forged = this.#hostile?.forge(machine.id)
       if (forged == null) return

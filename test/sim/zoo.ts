@@ -115,7 +115,7 @@ export const ZOO = {
     ['coordinator/store/rules.ts', 'const fence = order.fence > 0 ? [', 'const fence = order.fence < 0 ? ['],
     [GRANTS, 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
   ),
-  'a stranger ends an order': bug('SIM-8', 22, [
+  'a stranger ends an order': bug('SIM-8', 24, [
     NEWS,
     'order !== undefined && order.machine !== machine',
     'order === null',
@@ -125,7 +125,7 @@ export const ZOO = {
     'order: order.id, upTo: order.upTo }',
     'order: order.id, upTo: order.upTo + 1 }',
   ]),
-  'a gap in the records is taken': bug('SIM-15', 23, [
+  'a gap in the records is taken': bug('SIM-15', 50, [
     NEWS,
     'if (first === undefined || first.n !== order.upTo + 1) {',
     'if (first === undefined) {',
@@ -155,7 +155,7 @@ export const ZOO = {
     'if (draft.at >= opensAt) return null',
     'if (draft.at >= project.soakFrom) return null',
   ]),
-  'a soak counts from the first run of its phase': bug('SIM-17', 68, [
+  'a soak counts from the first run of its phase': bug('SIM-17', 20, [
     ORDER,
     '? { soakFrom: draft.at }',
     '? { soakFrom: before.soakFrom ?? draft.at }',
@@ -175,13 +175,13 @@ export const ZOO = {
     'const open = calendar.nextOpen(shut?.until ?? draft.at, needMs)',
     'const open = { start: shut?.until ?? draft.at, end: null, why: null }',
   ]),
-  'blackouts are not looked at': bug('SIM-18', 6, [CALENDAR, 'joined(sourcesOf(schedule.blackouts))', 'joined([])']),
+  'blackouts are not looked at': bug('SIM-18', 19, [CALENDAR, 'joined(sourcesOf(schedule.blackouts))', 'joined([])']),
   'a window that has not opened is open': bug('SIM-18', 10, UNCHECKED, [
     SCHEDULE,
     'return project.runMsMax ?? settings',
     'return project.runMsMax ?? 1e-9 * settings',
   ]),
-  'max-failures is not looked at': bug('SIM-19', 108, UNCHECKED, [
+  'max-failures is not looked at': bug('SIM-19', 47, UNCHECKED, [
     STOPS,
     'return count >= (project.failuresMax ?? count + 1) ||',
     'return count >= ((project.options.maxFailures === null ? project.failuresMax : null) ?? count + 1) ||',
@@ -254,7 +254,7 @@ export const ZOO = {
     '  disk.fsync(temporary)\n  let created',
     '  let created',
   ]),
-  'what the disk did not take is forgotten': bug('SIM-8', 11, [
+  'what the disk did not take is forgotten': bug('SIM-14', 18, [
     AGENT,
     'if (isKept === true || s.askAgain !== null) return',
     'if (s.stopped || isKept !== null) return',
@@ -302,7 +302,7 @@ export const ZOO = {
     '    state.offset += used\n',
     '    state.offset += used + 1\n',
   ]),
-  'torn records stay': bug('SIM-14', 37, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
+  'torn records stay': bug('SIM-15', 14, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
   'neither apt nor dpkg is waited for': bug(
     'SIM-5',
     4,
@@ -321,7 +321,7 @@ export const ZOO = {
     'const wrong = unclean',
   ]),
   'drift is not looked at': bug('SIM-7', 1, [RUN, '  if (lines.length > 0) {\n', '  if (lines.length > 1e9) {\n']),
-  'a reboot that nobody asked for': bug('SIM-11', 2, [
+  'a reboot that nobody asked for': bug('SIM-11', 4, [
     REBOOT,
     'return order.payload.outageMinutes > 0 && rebootObjection',
     'return rebootObjection',
