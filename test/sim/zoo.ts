@@ -259,7 +259,7 @@ export const ZOO = {
     'if (isKept === true || s.askAgain !== null) return',
     'if (s.stopped || isKept !== null) return',
   ]),
-  'a proof counter is used again': bug('SIM-15', 2, [
+  'a proof counter is used again': bug('SIM-15', 1, [
     'agent/session/connection.ts',
     'const counter = Number(text) + 1\n',
     'const counter = Math.max(1, Number(text) + 1 - (Number(text) % 5 === 4 ? 1 : 0))\n',
@@ -281,18 +281,18 @@ export const ZOO = {
     [GRANTS, 'keys.keys.find((one) => one.keyId === grant.keyId)', 'keys.keys[0]'],
     [GRANTS, 'if (!isSigned(key, bytes, grant.signature))', "if (grant.signature === '')"],
   ),
-  'a grant is claimed too late': bug('SIM-6', 21, [GRANTS, 'if (facts.now > payload.startBy)', 'if (facts.now < 0)']),
+  'a grant is claimed too late': bug('SIM-6', 4, [GRANTS, 'if (facts.now > payload.startBy)', 'if (facts.now < 0)']),
   'apt before the latch': bug('SIM-12', 1, [
     WRAP,
     "  if (!takeLatch(disk, files, { by: 'wrapper', at: startedAt, try: command.try })) return done(LATCHED_ALREADY)\n",
     '',
   ]),
-  'a run under way is called failed after a restart': bug('SIM-12', 1, [
+  'a run under way is called failed after a restart': bug('SIM-12', 2, [
     RUN,
     "if (latch?.by === 'wrapper') return resumeInstall(run)\n",
     "if (latch?.by === 'wrapper') {\n    endOrder(order, failedFor('latch', 'internal', 'restarted', [], []), false)\n    return done()\n  }\n",
   ]),
-  'lines are cut again after a restart': bug('SIM-8', 4, [
+  'lines are cut again after a restart': bug('SIM-8', 1, [
     RECORDS,
     "    if (record.type === 'line') state.offset = record.offset + bytesOf(record).length\n",
     '',
@@ -320,7 +320,7 @@ export const ZOO = {
     'const wrong = unclean ?? comparison(order, order.approved)',
     'const wrong = unclean',
   ]),
-  'drift is not looked at': bug('SIM-7', 1, [RUN, '  if (lines.length > 0) {\n', '  if (lines.length > 1e9) {\n']),
+  'drift is not looked at': bug('SIM-7', 2, [RUN, '  if (lines.length > 0) {\n', '  if (lines.length > 1e9) {\n']),
   'a reboot that nobody asked for': bug('SIM-11', 4, [
     REBOOT,
     'return order.payload.outageMinutes > 0 && rebootObjection',
@@ -331,7 +331,7 @@ export const ZOO = {
     'if (ackedUpTo(order) >= wanted) return',
     'if (wanted > 0) return',
   ]),
-  'the reboot of a run is not marked': bug('SIM-11', 2, [
+  'the reboot of a run is not marked': bug('SIM-11', 1, [
     REBOOT,
     'if (machine.bootId !== reboot.bootId) return verify(run, reboot)\n',
     '',
