@@ -78,7 +78,7 @@ export const ZOO = {
     'failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided',
     'before.undecided',
   ]),
-  'freeze is not looked at': bug('SIM-6', 1, [STOPS, 'if (frozen !== null) {', 'if (frozen === undefined) {']),
+  'freeze is not looked at': bug('SIM-6', 2, [STOPS, 'if (frozen !== null) {', 'if (frozen === undefined) {']),
   'pause is not looked at': bug('SIM-6', 2, [
     STOPS,
     'if (project.paused !== null) {',
@@ -209,16 +209,23 @@ export const ZOO = {
     [SHIPPING, 'now - tail.movedAt >= RESEND_MS) rewind(s, tail)', 'now < 0) rewind(s, tail)'],
     [SHIPPING, 's.ports.clock.monotonicNow() - tail.movedAt >= REWIND_MS', 's.ports.clock.monotonicNow() < 0'],
   ),
-  'a tail waits for an acknowledgement that nobody owes': bug('SIM-14', 1, [
-    SHIPPING,
-    '      tail.waits = false\n    },',
-    '    },',
-  ]),
-  'the name of the records is not made safe': bug('SIM-9', 1, [
-    SHIPPING,
-    'if (tail.synced === 0) disk.fsync(dirname(tail.path))',
-    '',
-  ]),
+  'a tail waits for an acknowledgement that nobody owes': bug(
+    'SIM-14',
+    5,
+    [SHIPPING, '      tail.waits = false\n    },', '    },'],
+    // As when its disk can't be read at the hello.
+    [
+      SHIPPING,
+      'if (evidence === null) return undefined',
+      'if (evidence === null || tail.known.line === 0) return undefined',
+    ],
+  ),
+  'the name of the records is not made safe': bug(
+    'SIM-9',
+    1,
+    [SHIPPING, 'if (tail.synced === 0) disk.fsync(dirname(tail.path))', ''],
+    [DISK, '  if (isNew) disk.fsync(dirname(path))\n', ''],
+  ),
   'records are sent before they are synced': bug(
     'SIM-9',
     1,
