@@ -35,7 +35,7 @@ export function createCalendar(schedule: Settings['schedule']): Calendar {
   const windows = joined(sourcesOf(schedule.windows))
   const blackouts = joined(sourcesOf(schedule.blackouts))
   return {
-    nextOpen: (from, needMs) => nextOpen({ windows, blackouts, show: zone.show }, from, needMs),
+    nextOpen: remembering({ windows, blackouts, show: zone.show }),
     readSpan: (text) => readSpan(text, zone),
     show: zone.show,
   }
@@ -58,6 +58,20 @@ export function isTimezone(name: string): boolean {
 
 type Parts = { readonly windows: Source | null; readonly blackouts: Source | null; readonly show: Zone['show'] }
 
+/**
+ * What does not fit into any window takes long to look for, and is asked about at every event of its project: it is
+ * looked for a day further than is asked, so that for a day the answer is known.
+ */
+function remembering(parts: Parts): Calendar['nextOpen'] {
+  let vain: { readonly from: Instant; readonly needMs: number } | null = null
+  return (from, needMs) => {
+    if (vain !== null && needMs >= vain.needMs && from >= vain.from && from <= vain.from + DAY_MS) return null
+    const found = nextOpen(parts, from, needMs)
+    if (found === null) vain = { from, needMs }
+    return found === null || found.start - from > HORIZON_DAYS * DAY_MS ? null : found
+  }
+}
+
 /** Goes from one boundary to the next until an open stretch is long enough. */
 function nextOpen(
   { windows, blackouts, show }: Parts,
@@ -66,7 +80,7 @@ function nextOpen(
 ): ReturnType<Calendar['nextOpen']> {
   let at = from
   let why: string | null = null
-  while (at - from <= HORIZON_DAYS * DAY_MS) {
+  while (at - from <= (HORIZON_DAYS + 1) * DAY_MS) {
     const blackout = blackouts?.coveredUntil(at) ?? null
     if (blackout !== null) {
       why ??= `a blackout of the configuration lasts until ${show(blackout)}`

@@ -47,19 +47,23 @@ export function putQuery(draft: Draft, query: NewQuery): Query {
   return row
 }
 
-/** The project waits for no machine to plan again any more. */
-export function dropChecks(draft: Draft, project: string): void {
-  for (const query of [...draft.all('queries')]) {
-    if (query.purpose === 'check' && query.owner === project) draft.remove('queries', query.id)
-  }
+/** The project no longer waits for its machines (at these places) to plan again; answers how many it waited for. */
+export function dropChecks(draft: Draft, project: string, places?: ReadonlySet<number>): number {
+  const open = [...draft.all('queries')].filter(
+    (query) => query.purpose === 'check' && query.owner === project && places?.has(query.index) !== false,
+  )
+  for (const query of open) draft.remove('queries', query.id)
+  return open.length
 }
 
 /** Asks the unstarted machines (at these places) to plan again; nothing is granted until they have answered. */
 export function checkAgain(draft: Draft, id: string, places?: readonly number[]): void {
   const project = projectOf(draft, id)
   const round = project.checkRound + 1
+  const again = places ?? Array.from({ length: project.targets }, (_, place) => place)
+  const dropped = project.checksOpen === 0 ? 0 : dropChecks(draft, id, new Set(again))
   let asked = 0
-  for (const index of places ?? Array.from({ length: project.targets }, (_, place) => place)) {
+  for (const index of again) {
     const target = targetOf(draft, id, index)
     const machine = draft.get('machines', target.machine)
     const isThere = machine !== undefined && draft.get('sessions', target.machine) !== undefined
@@ -69,7 +73,7 @@ export function checkAgain(draft: Draft, id: string, places?: readonly number[])
     askQuery(draft, query, { build: project.build, outageMinutes: project.options.outageMinutes })
     asked += 1
   }
-  changeProject(draft, id, { checkRound: round, checksOpen: project.checksOpen + asked })
+  changeProject(draft, id, { checkRound: round, checksOpen: project.checksOpen - dropped + asked })
   draft.touch(id)
 }
 

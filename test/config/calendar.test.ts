@@ -43,6 +43,24 @@ t.test('[WIN-1] a blackout cuts a window, and what is left of it counts if it is
   t.equal(open(rules, '2026-11-24T23:00Z', 150), '2026-11-25T22:00Z..2026-11-26T04:00Z')
 })
 
+t.test('[WIN-1] what no window is long enough for is told the same each time, and hides nothing shorter', async (t) => {
+  const from = at('2026-11-24T12:00Z')
+  const far = new Date(from + 400 * 86_400_000 + 43_200_000).toISOString().slice(0, 11)
+  const rules = { windows: ['0 12 * * * for 1h', `${far}00:00Z/${far}01:30Z`] }
+  const one = calendar(rules)
+  const asked = [0, 23, 12, 30].flatMap((hours) => [70, 60, 121].map((minutes) => [hours, minutes] as const))
+  for (const [hours, minutes] of asked) {
+    const [now, needMs] = [from + hours * 60 * MINUTE, minutes * MINUTE]
+    t.strictSame(
+      one.nextOpen(now, needMs),
+      calendar(rules).nextOpen(now, needMs),
+      `${minutes} minutes in ${hours} hours`,
+    )
+  }
+  t.equal(one.nextOpen(from, 70 * MINUTE), null, 'further away than is looked')
+  t.not(one.nextOpen(from + 720 * MINUTE, 70 * MINUTE), null)
+})
+
 t.test('[WIN-1] times are those of the zone, also over a change of the clocks', async (t) => {
   const rules = { timezone: 'Europe/Berlin', windows: ['30 1 * * * for 3h'] }
   t.equal(open(rules, '2026-03-28T12:00Z'), '2026-03-29T00:30Z..2026-03-29T03:30Z', 'the night with an hour less')

@@ -241,6 +241,25 @@ t.test('[STA-8] machines planning again are shown as a wait, and empty plans pas
   matchesGolden(t, 'passed-empty', world.text(change))
 })
 
+t.test('[STA-8] a machine asked to plan again before it has answered is waited for once', async (t) => {
+  const world = await createWorld({ machines: workers(2) })
+  const change = await world.ask(`prod machines: ${W}-* outage:0`)
+  const agent = world.agent(`${W}-2`)
+  agent.plansBySelf = false
+  await world.approve(change)
+  const late = must(agent.queries().at(-1)).query
+  await world.decide('reject', change)
+  await world.approve(change)
+  t.match(world.text(change), /1 of 2 machines are planning again/)
+  const answerTo = (query: string) =>
+    agent.say({ t: 'planned', query, plan: planOf('2.0'), evidence: agent.evidence, warnings: [] })
+  await answerTo(late)
+  t.match(world.text(change), /1 of 2 machines are planning again/, 'the answer to the question before is too old')
+  await answerTo(must(agent.queries().at(-1)).query)
+  await world.settle()
+  t.notMatch(world.text(change), /planning again/)
+})
+
 t.test('[STA-9] what a machine says can not forge a line of the status', async (t) => {
   const world = await createWorld({ machines: workers(1) })
   const change = await world.begin(`prod machines: ${W}-1 outage:0`)

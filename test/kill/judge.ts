@@ -13,6 +13,8 @@ import { digestText } from '../../protocol/plan.ts'
 import type { Judged } from '../sim/host.ts'
 import { Ledger } from '../sim/ledger.ts'
 import type { Packages } from '../sim/repository.ts'
+import { ALWAYS } from '../sim/schedule.ts'
+import { PLAIN_TERMS } from '../sim/terms.ts'
 import { outputOf } from '../site/harness.ts'
 import { type Happened, PACKAGES, accountOf } from './account.ts'
 import type { Oracle } from './oracle.ts'
@@ -72,7 +74,7 @@ export class Accounted implements Judged {
 
 /** Everything of one line that happened since the last time, before the judge. */
 export class Judge {
-  readonly ledger = new Ledger(() => [])
+  readonly ledger = new Ledger({ storedOf: () => [], now: () => Date.now(), schedule: () => ALWAYS })
   readonly machines: readonly Accounted[]
   readonly #oracle: Oracle
   #heard = 0
@@ -146,7 +148,14 @@ export class Judge {
       return this.ledger.violate('SIM-7 approved plan', `order ${order} carries plan ${payload.planHash}`)
     const { planHash, plan } = approved
     const cluster = host.name.replace(/-[a-z]+-[0-9]+$/, '')
-    this.ledger.granted(order, { project: payload.change, cluster, digest: raised.digest, plan, planHash })
+    const { fence, startBy, outageMinutes } = payload
+    const what = { cluster, digest: raised.digest, plan, planHash }
+    this.ledger.terms.asked('', PLAIN_TERMS)
+    const machines = Object.keys(raised.plans).map((name) => ({ name, isEmpty: false }))
+    this.ledger.terms.shown(payload.change, '', machines)
+    // When it was granted only the coordinator knows, and it matters only where a window was asked for.
+    const when = { at: startBy, startBy, fence, outageMinutes }
+    this.ledger.granted(order, { project: payload.change, name: host.name, ...what, ...when })
   }
 
   /** Stored, recorded on the machine and printed must be the same bytes. */

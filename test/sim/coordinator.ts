@@ -5,7 +5,7 @@
 import { sign } from 'node:crypto'
 import { isLocal, localStep, unfinishedClosings } from '../../coordinator/change/local.ts'
 import type { View } from '../../coordinator/domain/draft.ts'
-import type { ChangeCall, Event, Permission, Tools } from '../../coordinator/domain/events.ts'
+import type { ChangeCall, Event, Permission, Settings, Tools } from '../../coordinator/domain/events.ts'
 import type { Actor, TableName, Tables } from '../../coordinator/domain/state.ts'
 import { type Driver, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
@@ -14,10 +14,12 @@ import type { Link, LinkEvents } from '../../coordinator/sessions/link.ts'
 import { type Sessions, createSessions } from '../../coordinator/sessions/sessions.ts'
 import { type MemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
+import { Clock as LocalClock } from './clock.ts'
 import { Crash } from './host.ts'
 import { Database } from './database.ts'
 import type { Faults } from './faults.ts'
 import { SETTINGS, SILENT, keyOf, sha256 } from './givens.ts'
+import { settingsOf } from './schedule.ts'
 import type { Ledger } from './ledger.ts'
 import type { Dice } from './random.ts'
 import type { Time } from './time.ts'
@@ -44,12 +46,14 @@ export type CoordinatorWorld = {
 export class Coordinator {
   disk: MemoryDisk
   skewMs = 0
+  readonly clock: LocalClock
   /** Its process ends after so many more calls. */
   doom = 0
   /** Which commit from now fails as on a full disk; 0 for none. */
   commitDoom = 0
   life: Life | null = null
   readonly #world: CoordinatorWorld
+  readonly #settings: Settings
   readonly #tools: Tools
   readonly #answers: Permission[] = []
   /** The real one beside the simulated, on some seeds. */
@@ -59,7 +63,10 @@ export class Coordinator {
     this.#world = world
     this.disk = createMemoryDisk(world.ids)
     this.#database = world.isOnSqlite ? new Database((text) => world.ledger.violate('SIM-30 store', text)) : null
-    this.#tools = createTools(SETTINGS, world.ids)
+    this.clock = new LocalClock(world.time)
+    this.clock.run(1 + (world.faults.driftMax * world.dice.between(-1000, 1000)) / 1000)
+    this.#settings = { ...SETTINGS, schedule: settingsOf(world.faults.schedule) }
+    this.#tools = createTools(this.#settings, world.ids)
   }
 
   view(): View | null {
@@ -68,7 +75,11 @@ export class Coordinator {
 
   /** The instant of the coordinator's own clock. */
   now(): number {
-    return this.life?.driver.now() ?? Math.floor(this.#world.time.now() + this.skewMs)
+    return this.life?.driver.now() ?? this.#wallNow()
+  }
+
+  #wallNow(): number {
+    return Math.floor(this.#world.time.now() + this.skewMs + this.clock.driftMs())
   }
 
   /** Null when it ended before it answered: then nobody knows. */
@@ -112,10 +123,10 @@ export class Coordinator {
     trace('the coordinator starts')
     const store = this.#storeOf(this.#open())
     const clock: Clock = {
-      wallNow: () => Math.floor(time.now() + this.skewMs),
-      monotonicNow: () => time.now(),
+      wallNow: () => this.#wallNow(),
+      monotonicNow: () => this.clock.monotonicNow(),
       after: (ms, then) =>
-        time.after(ms, () => {
+        time.after(this.clock.after(ms), () => {
           this.#world.stirred()
           if (life.alive && this.#call()) then()
         }),
@@ -124,7 +135,7 @@ export class Coordinator {
       store,
       clock,
       tools: this.#tools,
-      settings: SETTINGS,
+      settings: this.#settings,
       log: SILENT,
       outbound: {
         toAgent: (send) => life.alive && this.#call() && life.sessions.send(send),

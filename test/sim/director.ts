@@ -4,10 +4,11 @@
  * again, as a person does. What they decide goes to the ledger.
  */
 import type { Command } from '../../coordinator/domain/events.ts'
-import { type Order, type Project, placeKey } from '../../coordinator/domain/state.ts'
+import { type Order, type Project, type Target, placeKey } from '../../coordinator/domain/state.ts'
 import { typed } from '../coordinator/typed.ts'
 import { PEOPLE, type Person } from './givens.ts'
 import type { Stage } from './script.ts'
+import { PLAIN_TERMS, type Terms } from './terms.ts'
 
 /** Something that happens to a project: what a person asks for, or what befalls it. */
 export type Step = {
@@ -19,6 +20,8 @@ export type Plot = {
   readonly request: string
   readonly steps: readonly Step[]
   readonly end: 'complete' | 'cancelled'
+  /** What its request says of how it goes; nothing when it says nothing. */
+  readonly terms?: Terms
   /** How often its people look. */
   readonly lookMs?: number
 }
@@ -157,6 +160,8 @@ export class Director {
     const now = () => coordinator.now()
     switch (command.type) {
       case 'decide': {
+        ledger.terms.asked(project.text, this.plot.terms ?? PLAIN_TERMS)
+        ledger.terms.shown(project.id, project.text, this.#targets(project))
         if (command.decision === 'reject') return (ok) => ok === true && ledger.unapproved(project.digest, now())
         const takeBack = ledger.approved(project.digest, now())
         return (ok) => ok === false && takeBack()
@@ -165,6 +170,7 @@ export class Director {
         return (ok) => ok === true && ledger.halted(project.id, now())
       case 'resume':
         ledger.resumed(project.id, now())
+        ledger.terms.resumed(project.id, now())
         return () => {}
       case 'cancel': {
         // It decides about the failures that changed nothing.
@@ -180,7 +186,8 @@ export class Director {
       case 'retry':
       case 'skip':
       case 'resolve': {
-        const order = this.#orderOf(project, command.machine)
+        const order = this.#targets(project).find((target) => target.name === command.machine)?.order ?? ''
+        if (command.type === 'retry') ledger.terms.retried(project.id, command.machine)
         // Where the coordinator ended before it answered, it may have been done.
         return (ok) => ok !== false && ledger.decided(order)
       }
@@ -189,12 +196,9 @@ export class Director {
     }
   }
 
-  #orderOf(project: Project, machine: string): string {
+  #targets(project: Project): Target[] {
     const { coordinator } = this.#stage
-    for (let index = 0; index < project.targets; index += 1) {
-      const target = coordinator.onDisk('targets', placeKey(project.id, index))
-      if (target?.name === machine) return target.order ?? ''
-    }
-    return ''
+    const indexes = Array.from({ length: project.targets }, (_, index) => index)
+    return indexes.flatMap((index) => coordinator.onDisk('targets', placeKey(project.id, index)) ?? [])
   }
 }

@@ -1,5 +1,6 @@
 /** Which faults a simulated world may have, which of them a seed turns on, and how often each comes. */
 import type { Dice } from './random.ts'
+import { ALWAYS, type Schedule, chooseSchedule } from './schedule.ts'
 
 /** Faults that come by themselves, and the most that come of each in ten minutes. */
 export const COMING = {
@@ -28,6 +29,23 @@ export const COMING = {
   'package changed': 2,
 } as const
 export type Coming = keyof typeof COMING
+/** Every fault that is told when it has come about. */
+export const MET: readonly string[] = [
+  ...Object.keys(COMING),
+  'apt fails',
+  'apt hangs',
+  'apt killed',
+  'apt lies',
+  'script fails',
+  'script hangs',
+  'reboot does nothing',
+  'provider down',
+  'provider slow',
+  'provider wrong',
+  'evil agent',
+  'evil inbox',
+  'evil peer',
+]
 
 export type Faults = {
   readonly rates: ReadonlyMap<Coming, number>
@@ -43,8 +61,14 @@ export type Faults = {
   providerWrong: number
   /** One of the machines says what it likes. */
   readonly isOneEvil: boolean
+  /** Someone between machines and coordinator says what it likes, without the order key. */
+  readonly isPeerHostile: boolean
+  /** Clocks run up to this share of a second fast or slow in each. */
+  driftMax: number
   delayMsMax: number
   aptMsMax: number
+  /** When the instance may patch: no fault, but chosen with them. */
+  readonly schedule: Schedule
 }
 
 /** Each seed turns a random half of the faults on. */
@@ -64,8 +88,11 @@ export function chooseFaults(dice: Dice): Faults {
     providerSlow: chance(0.1, 0.5),
     providerWrong: chance(0.05, 0.3),
     isOneEvil: dice.chance(0.2),
+    isPeerHostile: dice.chance(0.2),
+    driftMax: chance(0.0005, 0.05),
     delayMsMax: dice.pick([5, 200, 1500]),
     aptMsMax: dice.pick([300, 1500, 6000]),
+    schedule: chooseSchedule(dice),
   }
 }
 
@@ -96,7 +123,10 @@ export function noFaults(): Faults {
     providerSlow: 0,
     providerWrong: 0,
     isOneEvil: false,
+    isPeerHostile: false,
+    driftMax: 0,
     delayMsMax: 5,
     aptMsMax: 300,
+    schedule: ALWAYS,
   }
 }

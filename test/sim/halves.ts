@@ -21,8 +21,8 @@ export function agentPorts(
   return {
     clock: {
       wallNow: () => machine.wallNow(),
-      monotonicNow: () => world.time.now(),
-      after: (ms, then) => machine.later(proc, ms, then),
+      monotonicNow: () => machine.clock.monotonicNow(),
+      after: (ms, then) => machine.later(proc, machine.clock.after(ms), then),
     },
     random: { bytes: (count) => machine.dice.bytes(count) },
     disk,
@@ -112,7 +112,7 @@ export function runnerPorts(machine: Host, proc: Proc): RunnerPorts {
   return {
     disk: machine.diskOf(proc),
     now: () => machine.wallNow(),
-    after: (ms, then) => machine.later(proc, ms, then),
+    after: (ms, then) => machine.later(proc, machine.clock.after(ms), then),
     processes: machine.processesOf(proc),
     machine: kernelOf(machine),
     lockHolder: (path) => machine.lockHolder(path),

@@ -11,6 +11,7 @@ import type { Link, LinkEvents } from '../../agent/ports.ts'
 import type { RunRecord } from '../../protocol/files.ts'
 import type { SimDisk } from './disk.ts'
 import type { Faults } from './faults.ts'
+import type { Clock } from './clock.ts'
 import type { Dice } from './random.ts'
 import type { Installed, Packages, Repository, Upgrade } from './repository.ts'
 import type { Time } from './time.ts'
@@ -74,6 +75,7 @@ export type Host = {
   readonly isUp: boolean
   readonly bootId: string
   readonly layout: Layout
+  readonly clock: Clock
   readonly wallNow: () => number
   readonly upgrades: (build: string) => Upgrade[]
   readonly setPackage: (name: string, version: string, state: Installed['state']) => void

@@ -9,10 +9,17 @@ import type { Plan } from '../../protocol/plan.ts'
 import { PERMISSION_AGE_MS_MAX } from './givens.ts'
 import type { Judge, Judged } from './host.ts'
 import type { Upgrade } from './repository.ts'
+import type { Schedule } from './schedule.ts'
+import { TermsJudge } from './terms.ts'
 
 /** What the coordinator had on its disk of an order when it sent the grant. */
 export type Granted = {
   readonly project: string
+  readonly name: string
+  readonly fence: number
+  readonly at: number
+  readonly startBy: number
+  readonly outageMinutes: number
   readonly cluster: string
   readonly digest: string
   readonly plan: Plan
@@ -29,7 +36,11 @@ type Run = {
   readonly rebootedIn: Set<string>
   result: Extract<RunRecord, { type: 'result' }> | null
   isOver: boolean
+  /** A person has said what becomes of it. */
+  isDecided: boolean
 }
+const isReboot = (record: string) => record.includes('"step":"reboot"')
+
 type Period = { readonly from: number; to: number }
 
 /** Owns the history of the machines and of what people decided; judges each entry as it comes. */
@@ -39,6 +50,8 @@ export class Ledger implements Judge {
   readonly runs = new Map<string, Run>()
   /** The records of an order on the coordinator's disk. */
   readonly storedOf: (order: string) => readonly string[]
+  readonly terms: TermsJudge
+  readonly #now: () => number
   readonly #grants = new Map<string, Granted>()
   readonly #uses = new Map<string, Use[]>()
   readonly #fences = new Map<string, number>()
@@ -46,11 +59,18 @@ export class Ledger implements Judge {
   readonly #halts = new Map<string, Period[]>()
   readonly #evil = new Set<Judged>()
   readonly #lost = new Set<string>()
-  /** Orders whose reboot a coordinator knew of that has an older database now. */
+  /** What the coordinator knew before it got an older database. */
   readonly #rebootsTold = new Set<string>()
 
-  constructor(storedOf: (order: string) => readonly string[]) {
-    this.storedOf = storedOf
+  constructor(seen: {
+    readonly storedOf: (order: string) => readonly string[]
+    /** The coordinator's clock, by which people count. */
+    readonly now: () => number
+    readonly schedule: () => Schedule
+  }) {
+    this.storedOf = seen.storedOf
+    this.#now = seen.now
+    this.terms = new TermsJudge((rule, text) => this.violate(rule, text), seen.schedule)
   }
 
   violate(rule: string, text: string): void {
@@ -77,7 +97,9 @@ export class Ledger implements Judge {
   // --- what the coordinator sent -------------------------------------------------------------------------------
 
   granted(order: string, granted: Granted): void {
-    if (!this.#grants.has(order)) this.#grants.set(order, granted)
+    if (this.#grants.has(order)) return
+    this.#grants.set(order, granted)
+    this.terms.granted(granted)
   }
 
   // --- what machines did ---------------------------------------------------------------------------------------
@@ -89,7 +111,10 @@ export class Ledger implements Judge {
     const grant = v.parse(grantPayloadSchema, JSON.parse(Buffer.from(entry.grant.payload, 'base64').toString()))
     const sent = this.#grants.get(order)
     if (sent === undefined)
-      return this.violate('SIM-6 approved', `order ${order} was claimed, and no coordinator granted it`)
+      return this.violate('SIM-23 forged', `order ${order} was claimed, and no coordinator granted it`)
+    const isSame = grant.fence === sent.fence && grant.planHash === sent.planHash && grant.startBy === sent.startBy
+    if (!isSame || JSON.stringify(entry.grant.plan) !== JSON.stringify(sent.plan))
+      this.violate('SIM-23 forged', `order ${order} was claimed with another grant than was given`)
     if (this.runs.has(order)) this.violate('SIM-5 once', `order ${order} was claimed twice`)
     if (grant.machine !== machine.id) this.violate('SIM-5 once', `${machine.name} claimed an order of another machine`)
     const fence = this.#fences.get(machine.id) ?? 0
@@ -105,10 +130,24 @@ export class Ledger implements Judge {
       rebootedIn: new Set(),
       result: null,
       isOver: false,
+      isDecided: false,
     })
     // One that has said before that it was done is at work on a line that is free by its own lie.
     if (!this.#evil.has(machine)) this.#takeLines(order, sent)
     this.#judgePermission(order, grant, sent)
+    this.terms.claimed(sent.project, machine.name, this.#failuresOf(sent.project))
+  }
+
+  /** How many machines of a project failed without a decision; of one that lies nobody knows. */
+  #failuresOf(project: string): number {
+    const failed = [...this.runs].filter(
+      ([order, run]) =>
+        run.result?.outcome === 'failed' &&
+        !run.isDecided &&
+        !this.#evil.has(run.machine) &&
+        this.#grants.get(order)?.project === project,
+    )
+    return failed.length
   }
 
   #takeLines(order: string, { project, cluster }: Granted): void {
@@ -179,9 +218,8 @@ export class Ledger implements Judge {
     if (run.rebootedIn.size > 1)
       this.violate('SIM-11 reboots', `${machine.name} was rebooted ${run.rebootedIn.size} times for one order`)
     if (run.grant.outageMinutes === 0) this.violate('SIM-11 reboots', `${machine.name} was rebooted with outage:0`)
-    const isTold = (id: string) =>
-      this.#rebootsTold.has(id) || this.storedOf(id).some((record) => record.includes('"step":"reboot"'))
-    if (!this.#evil.has(machine) && !isTold(order ?? ''))
+    const isTold = this.storedOf(order ?? '').some(isReboot) || this.#rebootsTold.has(order ?? '')
+    if (!this.#evil.has(machine) && !isTold)
       this.violate('SIM-11 reboots', `${machine.name} was rebooted before the coordinator knew`)
     if (machine.isInDpkg()) this.violate('SIM-11 dpkg', `${machine.name} was rebooted while dpkg was at work`)
   }
@@ -202,7 +240,8 @@ export class Ledger implements Judge {
 
   ended(machine: Judged, order: string, record: RunRecord): void {
     const run = this.runs.get(order)
-    if (record.type !== 'result' || run === undefined || run.result !== null) return
+    // A machine may have called back, for itself, what is another's order: of that it has nothing to say.
+    if (record.type !== 'result' || run?.machine !== machine || run.result !== null) return
     this.counts.ends += 1
     run.result = record
     run.isOver = record.outcome !== 'unknown'
@@ -211,8 +250,11 @@ export class Ledger implements Judge {
     if (run.starts > 0 && !record.latched)
       this.violate('SIM-12 truth', `${machine.name} says that it is untouched, and apt was started for ${order}`)
     if (record.outcome === 'succeeded') this.#judgeSuccess(machine, order, run)
-    // A failure stops its project until a person decides; it keeps its cluster only when the machine was touched.
-    const isKept = (line: string) => record.outcome === 'failed' && (record.latched || line.startsWith('project:'))
+    const { project } = this.#grants.get(order) ?? { project: '' }
+    if (this.#evil.has(machine)) this.terms.lied(project)
+    else if (record.outcome !== 'void') this.terms.ended(project, machine.name, this.#now(), record.outcome)
+    // A failure keeps its cluster until a person decides when the machine was touched; terms.ts counts for the project.
+    const isKept = (line: string) => record.outcome === 'failed' && record.latched && line.startsWith('cluster:')
     this.#setUses(order, (line) => (isKept(line) ? 'kept' : 'free'))
   }
 
@@ -239,7 +281,10 @@ export class Ledger implements Judge {
     const run = this.runs.get(order)
     if (run !== undefined && run.result === null && !this.#isEvil(order))
       this.violate('SIM-4 serial', `order ${order} was settled by a person while it was at work`)
-    if (run !== undefined) run.isOver = true
+    if (run !== undefined) {
+      run.isOver = true
+      run.isDecided = true
+    }
     this.#setUses(order, () => 'free')
   }
 
@@ -255,7 +300,8 @@ export class Ledger implements Judge {
     this.#begin(this.#halts, what, at)
   }
   resumed(what: string, at: number): void {
-    this.#finish(this.#halts, what, at)
+    // A wish that was lost may have borne a later instant, should the clock have been set back since.
+    for (const period of this.#halts.get(what) ?? []) period.to = Math.min(period.to, at)
   }
 
   /** Machines that were made anew: what they were at is settled as lost. */
@@ -267,11 +313,12 @@ export class Ledger implements Judge {
     }
   }
 
-  /** An older database took the place of the present one, which had these records. */
-  databaseLost(records: ReadonlyMap<string, readonly string[]>): void {
-    for (const [order, told] of records) {
-      if (told.some((record) => record.includes('"step":"reboot"'))) this.#rebootsTold.add(order)
-      if (told.at(-1)?.includes('"type":"result"') === true) this.#lost.add(order)
+  /** An older database takes the place of the present one, which had these records. */
+  databaseLost(logs: ReadonlyMap<string, readonly string[]>): void {
+    this.terms.forget()
+    for (const [order, records] of logs) {
+      if (records.at(-1)?.includes('"type":"result"') === true) this.#lost.add(order)
+      if (records.some(isReboot)) this.#rebootsTold.add(order)
     }
     for (const [order, run] of this.runs) if (run.result !== null) this.#lost.add(order)
   }
@@ -283,6 +330,7 @@ export class Ledger implements Judge {
   /** After a restored database: what it says of approvals and stops is what counts from now on. */
   takenAsTheyAre(digests: readonly string[], at: number): void {
     this.#halts.clear()
+    this.terms.forget()
     for (const digest of digests) this.#begin(this.#approvals, digest, at)
   }
 

@@ -20,6 +20,7 @@ import { TOKEN_TEXT } from './givens.ts'
 import { agentPorts, runnerPorts } from './halves.ts'
 import { begin } from './programs.ts'
 import { Crash, type Doom, type Host, type Proc, type Surroundings } from './host.ts'
+import { Clock } from './clock.ts'
 import type { Dice } from './random.ts'
 import { PACKAGES, type Packages, type Upgrade, statusText } from './repository.ts'
 
@@ -44,6 +45,7 @@ export class Machine implements Host {
   readonly isDetached: boolean
   isUp = false
   skewMs = 0
+  readonly clock: Clock
   bootId = ''
   /** The next process of a kind ends after so many more calls. */
   readonly dooms = new Map<string, Doom>()
@@ -65,6 +67,8 @@ export class Machine implements Host {
     this.id = enrolled.id
     this.name = enrolled.name
     this.isDetached = dice.chance(0.3)
+    this.clock = new Clock(world.time)
+    this.clock.run(1 + (world.faults.driftMax * dice.between(-1000, 1000)) / 1000)
     this.layout = layoutOf(world.config.stateDir)
     const { port } = this.disk
     for (const folder of ['/var/lib/dpkg', '/var/log/apt', '/run', '/etc', '/checks']) port.makeFolder(folder, 0o755)
@@ -270,7 +274,7 @@ export class Machine implements Host {
   // --- what programs see and do --------------------------------------------------------------------------------
 
   wallNow(): number {
-    return Math.floor(this.world.time.now() + this.skewMs)
+    return Math.floor(this.world.time.now() + this.skewMs + this.clock.driftMs())
   }
 
   upgrades(build: string): Upgrade[] {
@@ -319,10 +323,15 @@ export class Machine implements Host {
 
   /** Whether anything of an order is safe from a power cut. */
   isGrantSafe(order: string): boolean {
-    const { inbox, taken } = this.layout
+    const { inbox, taken, refused } = this.layout
     const name = `grant-${order}.json`
     const files = orderLayoutOf(this.layout, order)
-    return [join(inbox, name), join(taken, name), files.fate].some((path) => this.disk.safeBytesOf(path) !== null)
+    // What is refused bears the time before its name; it says that there will be no run.
+    const isRefused = this.disk.port.list(refused).some((entry) => entry.endsWith(`-${name}`))
+    return (
+      isRefused ||
+      [join(inbox, name), join(taken, name), files.fate].some((path) => this.disk.safeBytesOf(path) !== null)
+    )
   }
 
   /** What its next hello would name. */

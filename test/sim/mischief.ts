@@ -1,7 +1,10 @@
 /** Brings the faults of a seed about: when each comes, to whom, and what heals it. */
+import { join } from 'node:path'
+import type { LinkEvents } from '../../agent/ports.ts'
 import type { MemoryDisk } from '../../coordinator/store/memory.ts'
-import type { Coming, Faults } from './faults.ts'
+import { COMING, type Coming, type Faults } from './faults.ts'
 import type { Host } from './host.ts'
+import { Hostile } from './hostile.ts'
 import type { Machine } from './machine.ts'
 import { PACKAGES, type Repository } from './repository.ts'
 import type { Network } from './network.ts'
@@ -26,6 +29,7 @@ export type Scene = {
 }
 
 const PUBLISH_MS = 150_000
+const GHOST_MS_MAX = 200_000
 
 /** Owns what was kept for later harm: an old copy of the database. */
 export class Mischief {
@@ -34,6 +38,9 @@ export class Mischief {
   /** True once an older database was restored: counters of then may have been used since. */
   #isOld = false
   readonly #clones = new Map<string, Machine>()
+  #hostile: Hostile | null = null
+  /** Sessions of machines without power that the present life of the coordinator still shows as connected. */
+  readonly #ghosts = new Map<string, { readonly life: unknown; readonly since: number }>()
   /** Machines that were thrown away; the coordinator may end before it has their successors enrolled. */
   readonly #thrownAway = new Set<string>()
 
@@ -43,9 +50,16 @@ export class Mischief {
 
   begin(): void {
     const { time, dice, faults } = this.#world
-    for (const [kind, rate] of faults.rates) this.#every(600_000 / rate, () => this.#bring(kind))
+    this.#hostile = new Hostile(createDice(dice.below(2 ** 31), 'hostile'))
+    // Each kind has its own dice, also when it is off, so that turning one off leaves the others as they are.
+    for (const kind of Object.keys(COMING) as Coming[]) {
+      const own = createDice(dice.below(2 ** 31), kind)
+      const rate = faults.rates.get(kind)
+      if (rate !== undefined) this.#every(own, 600_000 / rate, () => this.#bring(kind, own))
+    }
     const replace = () => {
       this.#replaceQuarantined()
+      this.#lookForGhosts()
       time.after(20_000, replace)
     }
     replace()
@@ -55,25 +69,59 @@ export class Mischief {
       time.after(dice.between(PUBLISH_MS / 2, PUBLISH_MS * 2), publish)
     }
     publish()
-    this.#every(120_000, () => (this.#old = this.#world.coordinator.snapshot()))
+    this.#every(dice, 60_000, () => this.#litter())
+    this.#every(dice, 120_000, () => (this.#old = this.#world.coordinator.snapshot()))
   }
 
   /** Everything is up again and nothing fails any more. */
   heal(): void {
     const { machines, network, coordinator } = this.#world
     network.unblockAll()
+    coordinator.clock.run(1)
     coordinator.doom = 0
     coordinator.commitDoom = 0
     for (const machine of [...machines.values(), ...this.#clones.values()]) {
       machine.dooms.clear()
       machine.disk.fault = null
       machine.skewMs = 0
+      machine.clock.run(1)
       machine.boot()
     }
   }
 
   cloneOf(machine: string): Machine | undefined {
     return this.#clones.get(machine)
+  }
+
+  /** What a machine hears of its coordinator when someone stands between them. */
+  overheard(machine: Host, events: LinkEvents): LinkEvents {
+    const { dice, faults } = this.#world
+    const onMessage: LinkEvents['onMessage'] = (data, isBinary) => {
+      if (typeof data === 'string') this.#hostile?.overhear(data)
+      const isHostile = faults.isPeerHostile && !this.#world.healing
+      const first = isHostile && typeof data === 'string' ? this.#hostile?.forestall(data) : null
+      if (first != null) {
+        this.#world.met('evil peer', machine)
+        events.onMessage(JSON.stringify({ t: 'grant', ...first }), false)
+      }
+      events.onMessage(data, isBinary)
+      if (!faults.isPeerHostile || this.#world.healing || !dice.chance(0.05)) return
+      const forged = this.#hostile?.forge(machine.id)
+      if (forged == null) return
+      this.#world.met('evil peer', machine)
+      events.onMessage(JSON.stringify({ t: 'grant', ...forged }), false)
+    }
+    return { ...events, onMessage }
+  }
+
+  /** The unprivileged half of an evil machine leaves what it likes for the runner. */
+  #litter(): void {
+    const { machines, ledger } = this.#world
+    const machine = [...machines.values()].find((one) => ledger.isEvil(one))
+    if (machine?.isUp !== true || machine.disk.fault !== null || this.#hostile === null) return
+    this.#world.met('evil inbox', machine)
+    const { name, text } = this.#hostile.litter(machine.id)
+    machine.disk.port.write(join(machine.layout.inbox, name), Buffer.from(text), 'append', 0o640)
   }
 
   /** An evil machine says more than its agent does. */
@@ -126,19 +174,18 @@ export class Mischief {
     return dice.chance(0.5) ? [invented, text] : [text, invented]
   }
 
-  #every(periodMs: number, act: () => void): void {
-    const { time, dice } = this.#world
-    time.after(dice.between(1, Math.max(2, Math.floor(periodMs * 2))), () => {
+  #every(dice: Dice, periodMs: number, act: () => void): void {
+    this.#world.time.after(dice.between(1, Math.max(2, Math.floor(periodMs * 2))), () => {
       if (this.#world.healing) return
       act()
-      this.#every(periodMs, act)
+      this.#every(dice, periodMs, act)
     })
   }
 
-  #bring(kind: Coming): void {
+  #bring(kind: Coming, dice: Dice): void {
     const world = this.#world
-    const { dice, network, coordinator } = world
-    const machine = this.#victim()
+    const { network, coordinator } = world
+    const machine = this.#victim(dice)
     const met = () => world.met(kind, machine)
     switch (kind) {
       case 'cut':
@@ -182,20 +229,19 @@ export class Mischief {
         coordinator.commitDoom = 1
         return
       default:
-        return this.#bringRarer(kind, machine, met)
+        return this.#bringRarer(kind, { machine, dice, met })
     }
   }
 
   /** Where something is going on most harm is done. */
-  #victim(): Machine {
-    const { dice, machines } = this.#world
-    const all = [...machines.values()]
+  #victim(dice: Dice): Machine {
+    const all = [...this.#world.machines.values()]
     const busy = all.filter((machine) => machine.orderAtWork() !== null)
     return dice.pick(busy.length > 0 && dice.chance(0.8) ? busy : all)
   }
 
-  #bringRarer(kind: Coming, machine: Machine, met: () => void): void {
-    const { dice, coordinator, repository, time } = this.#world
+  #bringRarer(kind: Coming, { machine, dice, met }: { machine: Machine; dice: Dice; met: () => void }): void {
+    const { coordinator, repository, time } = this.#world
     switch (kind) {
       case 'disk full':
       case 'disk broken': {
@@ -212,6 +258,7 @@ export class Mischief {
       case 'coordinator clock jump':
         this.#world.met(kind)
         coordinator.skewMs = dice.pick([-3_600_000, -60_000, 60_000, 600_000])
+        this.#world.ledger.terms.clockWasSet()
         return
       case 'archive tampered':
         met()
@@ -225,7 +272,7 @@ export class Mischief {
         return
       }
       case 'clone':
-        return this.#clone(machine)
+        return this.#clone(machine, dice)
       case 'old database':
         return this.#restoreOld()
       default:
@@ -233,8 +280,8 @@ export class Mischief {
   }
 
   /** An image is made of an idle machine, and someone starts it beside the first. */
-  #clone(machine: Machine): void {
-    const { ledger, dice } = this.#world
+  #clone(machine: Machine, dice: Dice): void {
+    const { ledger } = this.#world
     const isIdle = ledger.orderAtWork(machine) === null && !machine.hasInbox()
     if (!isIdle || this.#clones.has(machine.id) || ledger.isEvil(machine)) return
     this.#world.met('clone', machine)
@@ -273,13 +320,27 @@ export class Mischief {
     }
   }
 
+  /** A machine without power is not shown as connected for long: three times what may pass until it is missed. */
+  #lookForGhosts(): void {
+    const { coordinator, machines, ledger, time } = this.#world
+    const { life } = coordinator
+    for (const { machine: id, session } of life?.driver.view.all('sessions') ?? []) {
+      const machine = machines.get(id)
+      const isGhost = machine?.isUp === false && !this.#clones.has(id)
+      const ghost = this.#ghosts.get(session)
+      if (!isGhost) this.#ghosts.delete(session)
+      else if (ghost?.life !== life) this.#ghosts.set(session, { life, since: time.now() })
+      else if (time.now() - ghost.since > GHOST_MS_MAX)
+        ledger.violate('SIM-24 ghosts', `${machine.name} has no power since ${ghost.since} and is shown as connected`)
+    }
+  }
+
   #restoreOld(): void {
     const { coordinator } = this.#world
     if (this.#old === null) return
     this.#world.met('old database')
-    const { logs } = coordinator.disk
+    this.#world.ledger.databaseLost(coordinator.disk.logs)
     coordinator.restore(this.#old)
-    this.#world.ledger.databaseLost(logs)
     this.#old = null
     this.#isOld = true
   }

@@ -4,11 +4,12 @@
  */
 import type { View } from '../../coordinator/domain/draft.ts'
 import type { Command } from '../../coordinator/domain/events.ts'
-import { type Project, placeKey } from '../../coordinator/domain/state.ts'
+import { type Project, type Target, placeKey } from '../../coordinator/domain/state.ts'
 import { PEOPLE, type Person } from './givens.ts'
 import type { Coordinator } from './coordinator.ts'
 import type { Ledger } from './ledger.ts'
 import type { Machine } from './machine.ts'
+import { chooseTerms, textOf } from './terms.ts'
 import type { Dice } from './random.ts'
 import type { Time } from './time.ts'
 
@@ -54,12 +55,12 @@ export class People {
       return
     }
     if (project.state === 'pending' || project.approval === null) {
-      this.#decide(who, project, dice.chance(0.9) ? 'approve' : 'reject')
+      this.#decide(who, view, project, dice.chance(0.9) ? 'approve' : 'reject')
       return
     }
     const roll = dice.below(100)
     if (roll < 50) this.#lift(who, view, project)
-    else if (roll < 54) this.#decide(who, project, 'reject')
+    else if (roll < 54) this.#decide(who, view, project, 'reject')
     else if (roll < 60) this.#halt(who, { type: 'pause', change: project.change, reason: 'look' }, project.id)
     else if (roll < 64) this.#cancel(who, view, project)
     else if (roll < 66) this.#halt(who, { type: 'freeze', reason: 'storm' }, 'instance')
@@ -67,18 +68,17 @@ export class People {
   }
 
   #requestText(): string {
-    const { dice, machines } = this.#world
+    const { dice, machines, ledger, coordinator } = this.#world
     const names = [...machines.values()].map((machine) => machine.name)
-    const pattern = `prod-dal10-carrier${dice.between(1, 3)}-worker-*`
-    const which = dice.chance(0.5) ? pattern : [dice.pick(names), dice.pick(names)].join(' ')
-    const pace = dice.pick(['', '', '', ' phases:1,50%,100% soak:5', ` window:${this.#time(-5)}/${this.#time(40)}`])
+    const cluster = `prod-dal10-carrier${dice.between(1, 3)}-worker-*`
+    const patterns = ['prod-dal10-*', cluster, cluster]
+    const which = dice.chance(0.6) ? dice.pick(patterns) : [dice.pick(names), dice.pick(names)].join(' ')
+    const terms = chooseTerms(dice, coordinator.now())
     const outage = dice.chance(0.5) ? 0 : 15
-    return `prod machines: ${which} outage:${outage}${dice.chance(0.5) ? ' offline:skip busy:skip' : ''}${pace}`
-  }
-
-  #time(minutes: number): string {
-    const at = this.#world.coordinator.now() + minutes * 60_000
-    return `${new Date(at).toISOString().slice(0, 16)}Z`
+    const skip = dice.chance(0.8) ? ' offline:skip busy:skip' : ''
+    const text = `prod machines: ${which} outage:${outage}${skip}${textOf(terms)}`
+    ledger.terms.asked(text, terms)
+    return text
   }
 
   #command(who: Person, command: Command, then?: (ok: boolean | null) => void): void {
@@ -93,7 +93,9 @@ export class People {
 
   /** What was asked for counts at once, for nobody knows when it is done. */
   #resume(who: Person, command: Command, what: string, then?: (ok: boolean | null) => void): void {
-    this.#world.ledger.resumed(what, this.#world.coordinator.now())
+    const { ledger, coordinator } = this.#world
+    ledger.resumed(what, coordinator.now())
+    ledger.terms.resumed(what, coordinator.now())
     this.#command(who, command, then)
   }
 
@@ -120,9 +122,11 @@ export class People {
     })
   }
 
-  #decide(who: Person, project: Project, decision: 'approve' | 'reject'): void {
+  #decide(who: Person, view: View, project: Project, decision: 'approve' | 'reject'): void {
     const { ledger, coordinator } = this.#world
     const { digest } = project
+    const shown = this.#targets(view, project).filter((target) => target.state !== 'skipped')
+    ledger.terms.shown(project.id, project.text, shown)
     const change = project.change ?? ''
     // The ledger takes an approval for given from the moment it is asked for, and takes it back if it is refused.
     const refused = decision === 'approve' ? ledger.approved(digest, coordinator.now()) : () => {}
@@ -146,33 +150,39 @@ export class People {
     })
   }
 
+  #targets(view: View, project: Project): Target[] {
+    const all = Array.from({ length: project.targets }, (_, index) => view.get('targets', placeKey(project.id, index)))
+    return all.flatMap((target) => target ?? [])
+  }
+
   /** Does what the stop of a project says, as a person would. */
   #lift(who: Person, view: View, project: Project): void {
     const { dice, ledger, healing } = this.#world
     const change = project.change ?? ''
     const { stop } = project
     if (healing && (project.state === 'pending' || stop?.code === 'approval')) {
-      this.#decide(PEOPLE.find((one) => one.name !== project.requester) ?? who, project, 'approve')
+      this.#decide(PEOPLE.find((one) => one.name !== project.requester) ?? who, view, project, 'approve')
       return
     }
-    if (stop === null || stop.kind !== 'hold') return
-    if (!/^(smith|start|Put|Make|See|On) /i.test(stop.lift))
+    if (stop?.kind === 'hold' && !/^(smith|start|Put|Make|See|On) /i.test(stop.lift))
       ledger.violate('SIM-14 ends', `no command lifts ${JSON.stringify(stop)}`)
-    const order = project.active ?? view.get('targets', placeKey(project.id, project.undecided[0] ?? 0))?.order ?? ''
-    // Where the coordinator ended before it answered, it may have been done.
-    const decided = (ok: boolean | null) => ok !== false && ledger.decided(order)
-    const machine = stop.machine ?? ''
+    const failed = this.#targets(view, project).filter((target) => project.undecided.includes(target.index))
+    // What goes on after its failures has them decided about at any time.
+    const isAnswered = stop?.code === 'failed' || stop?.code === 'drift'
+    if (failed.length > 0 && project.active === null && (isAnswered || dice.chance(0.3))) {
+      this.#settle(who, project, failed.find((target) => target.name === stop?.machine) ?? dice.pick(failed))
+      return
+    }
+    if (stop?.code === 'soak' && dice.chance(0.1))
+      this.#resume(who, { type: 'resume', change, reason: 'seen enough' }, project.id)
+    if (stop === null || stop.kind !== 'hold') return
     switch (stop.code) {
       case 'frozen':
         this.#unfreeze(who, view)
         return
       case 'unknown':
-        this.#resolve(who, view, project, decided)
-        return
-      case 'failed':
-      case 'drift':
-        if (dice.chance(0.3)) this.#command(who, { type: 'skip', change, machine, reason: 'later' }, decided)
-        else this.#command(who, { type: 'retry', change, machine, reason: '' }, decided)
+        // Where the coordinator ended before it answered, it may have been done.
+        this.#resolve(who, view, project, (ok) => ok !== false && ledger.decided(project.active ?? ''))
         return
       case 'window':
         this.#cancel(who, view, project)
@@ -182,14 +192,27 @@ export class People {
     }
   }
 
+  /** Decides what becomes of a failure. */
+  #settle(who: Person, project: Project, target: Target): void {
+    const { dice, ledger } = this.#world
+    const change = project.change ?? ''
+    const machine = target.name
+    const decided = (ok: boolean | null) => ok !== false && ledger.decided(target.order ?? '')
+    if (dice.chance(0.3)) this.#command(who, { type: 'skip', change, machine, reason: 'later' }, decided)
+    else {
+      ledger.terms.retried(project.id, machine)
+      this.#command(who, { type: 'retry', change, machine, reason: '' }, decided)
+    }
+  }
+
   /** A person looks at the machine first: an order that is still at it is never called ended. */
   #resolve(who: Person, view: View, project: Project, decided: (ok: boolean | null) => void): void {
     const order = view.get('orders', project.active ?? '')
     const holders = order === undefined ? [] : this.#world.holdersOf(order.machine)
-    // It has ended there, or nothing of it is on any machine that bears the name.
+    // It has ended there, or nothing of it is on any machine that bears the name, should there be one at all.
     const isOver = holders.some((one) => one.recordsOf(order?.id ?? '').at(-1)?.type === 'result')
     const isNowhere = holders.every((one) => one.isUp && !one.ordersInHand().includes(order?.id ?? ''))
-    if (order === undefined || holders.length === 0 || !(isOver || isNowhere)) return
+    if (order === undefined || !(isOver || isNowhere)) return
     const as = this.#world.dice.chance(0.5) ? 'failed' : 'succeeded'
     this.#command(
       who,

@@ -13,19 +13,24 @@ const QUERY = '?planted='
 type Simulator = typeof world
 
 let isHooked = false
-/** How many edits of each bug were made. */
-const planted = new Map<BugName, number>()
+/** The edits of what is planted, by its name, and how many of them were made. */
+const wanted = new Map<string, readonly Edit[]>()
+const planted = new Map<string, number>()
 
 /** The simulator with a bug in it; null for none. */
 export async function simulatorWith(bug: BugName | null): Promise<Simulator> {
-  if (bug === null) return import('./world.ts')
+  return bug === null ? import('./world.ts') : simulatorEdited(bug, ZOO[bug].edits)
+}
+
+/** The simulator with any edits; `name` is told when they can't be made. */
+export async function simulatorEdited(name: string, edits: readonly Edit[]): Promise<Simulator> {
+  wanted.set(name, edits)
   if (!isHooked) hook()
   isHooked = true
-  const loaded = (await import(`./world.ts${QUERY}${encodeURIComponent(bug)}`)) as Simulator
-  const { edits } = ZOO[bug]
-  if (planted.get(bug) !== edits.length)
+  const loaded = (await import(`./world.ts${QUERY}${encodeURIComponent(name)}`)) as Simulator
+  if (planted.get(name) !== edits.length)
     throw new Error(
-      `the planted bug ${bug} is in a file that the simulator does not load: ${edits.map(([file]) => file).join(', ')}`,
+      `the planted bug ${name} is in a file that the simulator does not load: ${edits.map(([file]) => file).join(', ')}`,
     )
   return loaded
 }
@@ -45,8 +50,8 @@ function hook(): void {
       const loaded = next(url, context)
       const { search, pathname } = new URL(url)
       if (!search.startsWith(QUERY) || loaded.source == null) return loaded
-      const bug = decodeURIComponent(search.slice(QUERY.length)) as BugName
-      const edits = ZOO[bug].edits.filter(([file]) => pathname.endsWith(`/${file}`))
+      const bug = decodeURIComponent(search.slice(QUERY.length))
+      const edits = (wanted.get(bug) ?? []).filter(([file]) => pathname.endsWith(`/${file}`))
       if (edits.length === 0) return loaded
       const text =
         typeof loaded.source === 'string' ? loaded.source : Buffer.from(loaded.source as Uint8Array).toString()
@@ -55,7 +60,7 @@ function hook(): void {
   })
 }
 
-function rewrite(text: string, bug: BugName, [file, from, to]: Edit): string {
+function rewrite(text: string, bug: string, [file, from, to]: Edit): string {
   const parts = text.split(from)
   if (parts.length !== 2)
     throw new Error(

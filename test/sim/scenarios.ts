@@ -2,6 +2,7 @@
  * The golden scenarios: short histories of one or two projects in which nothing fails but what they name. Each is
  * played whole as a transcript, and again with every actor ended at every call that it makes.
  */
+import { PLAIN_TERMS } from './terms.ts'
 import type { Command } from '../../coordinator/domain/events.ts'
 import type { Project } from '../../coordinator/domain/state.ts'
 import type { Plot, Step } from './director.ts'
@@ -124,7 +125,12 @@ export const SCENARIOS = {
   'phases with soak': {
     seed: 10,
     machines: [ONE, TWO, THREE],
-    plots: [plain(`prod machines: ${CARRIER}-* outage:0 phases:1,100% soak:2`)],
+    plots: [
+      {
+        ...plain(`prod machines: ${CARRIER}-* outage:0 phases:1,100% soak:2`),
+        terms: { ...PLAIN_TERMS, phases: ['1', '100%'], soakMinutes: 2 },
+      },
+    ],
   },
   'interrupted dpkg': {
     seed: 11,

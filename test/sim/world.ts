@@ -69,7 +69,11 @@ export class World {
   readonly dice: Dice
   readonly faults: Faults
   readonly machines = new Map<string, Machine>()
-  readonly ledger = new Ledger((order) => this.coordinator.disk.logs.get(order) ?? [])
+  readonly ledger = new Ledger({
+    storedOf: (order) => this.coordinator.disk.logs.get(order) ?? [],
+    now: () => this.coordinator.now(),
+    schedule: () => this.faults.schedule,
+  })
   readonly coordinator: Coordinator
   readonly network: Network
   readonly repository = new Repository(START)
@@ -220,7 +224,7 @@ export class World {
         ledger.violate('SIM-9 safe', `${machine.name} told record ${records.at(-1)?.n} of ${order}, ${safe} are safe`)
     } else if (side === 'agent' && isKind('granted')) {
       const { order } = JSON.parse(text) as { order: string }
-      if (!machine.isGrantSafe(order))
+      if (!ledger.isEvil(machine) && !machine.isGrantSafe(order))
         ledger.violate('SIM-9 safe', `${machine.name} took a grant of ${order} that is not safe`)
     } else if (side === 'coordinator' && isKind('ack')) {
       const { order, upTo } = JSON.parse(text) as { order: string; upTo: number }
@@ -243,7 +247,11 @@ export class World {
     if (order === undefined || target === undefined || project === undefined || plan === undefined || order.fence === 0)
       return ledger.violate('SIM-9 safe', `a grant of ${id} was sent that is not on disk`)
     const { cluster, planHash } = target
-    ledger.granted(id, { project: project.id, cluster, digest: project.digest ?? '', plan: plan.plan, planHash })
+    const { name, fence } = order
+    const times = { at: order.grantedAt ?? 0, startBy: order.startBy ?? 0 }
+    const { outageMinutes } = project.options
+    const granted = { project: project.id, name, fence, ...times, outageMinutes, cluster, planHash, plan: plan.plan }
+    ledger.granted(id, { ...granted, digest: project.digest ?? '' })
   }
 
   async #enrolAll(): Promise<void> {
@@ -310,7 +318,7 @@ export class World {
       config: this.#config,
       met: (fault, machine) => this.met(fault, machine),
       trace: (text) => this.trace(text),
-      connect: (machine, proc, events) => this.network.connect(machine, proc, events),
+      connect: (machine, proc, events) => this.network.connect(machine, proc, this.mischief.overheard(machine, events)),
       disconnected: (machine, isPowerLoss) => this.network.gone(machine, isPowerLoss),
       isReachable: (machine) => this.network.isOpenFor(machine),
       stirred: () => (this.#isStirred = true),
@@ -338,7 +346,9 @@ export class World {
     await this.start()
     this.mischief.heal()
     const giveUp = this.time.now() + HEALING_MS
-    const isQuiet = () => this.coordinator.view()?.size('projects') === 0
+    // What was asked and is still being planned becomes a project yet.
+    const isQuiet = () =>
+      this.coordinator.view()?.size('projects') === 0 && this.coordinator.view()?.size('requests') === 0
     await this.#runUntil(() => isQuiet() || this.time.now() >= giveUp)
     if (this.ledger.violations.length > 0 || this.#options.untilMs !== undefined) return
     for (const project of this.coordinator.view()?.all('projects') ?? []) {

@@ -13,9 +13,13 @@ const STOPS = 'coordinator/domain/stops.ts'
 const NEWS = 'coordinator/domain/news.ts'
 const ORDER = 'coordinator/domain/order.ts'
 const DRIVER = 'coordinator/driver.ts'
+const PACE = 'coordinator/domain/pace.ts'
+const SCHEDULE = 'coordinator/domain/schedule.ts'
+const CALENDAR = 'coordinator/calendar.ts'
 const AGENT = 'agent/agent.ts'
 const SHIPPING = 'agent/session/shipping.ts'
 const DISK = 'agent/disk/disk.ts'
+const GRANTS = 'agent/runner/grants.ts'
 const RUN = 'agent/runner/run.ts'
 const INSTALL = 'agent/runner/install.ts'
 const WRAP = 'agent/runner/wrap.ts'
@@ -46,10 +50,10 @@ export const ZOO = {
     'for (const append of turn.logs) appendLog',
     'for (const append of turn.logs) if (append.from % 7 !== 5) appendLog',
   ]),
-  'a busy cluster is not looked at': bug('SIM-15', 1, BUSY),
+  'a busy cluster is not looked at': bug('SIM-15', 3, BUSY),
   'a busy cluster is not looked at, nor asserted': bug(
     'SIM-15',
-    1,
+    3,
     BUSY,
     [
       'coordinator/domain/lines.ts',
@@ -60,7 +64,7 @@ export const ZOO = {
   ),
   'silence frees the line': bug(
     'SIM-4',
-    1,
+    10,
     [
       'coordinator/domain/clock.ts',
       "    loseOrder(\n      draft,\n      order,\n      `${order.name} ${howSilent(draft, order)}; nothing was heard of it for ${seconds} s`,\n      order.step === 'reboot' ? goneAdvice(order) : [],\n    )\n",
@@ -68,22 +72,22 @@ export const ZOO = {
     ],
     ['coordinator/domain/clock.ts', 'import { isActive, loseOrder }', 'import { endOrder, isActive, loseOrder }'],
   ),
-  'a failure frees its cluster': bug('SIM-15', 3, KEPT),
-  'a failure frees its cluster, unchecked': bug('SIM-4', 13, KEPT, UNCHECKED),
-  'a failure needs no decision': bug('SIM-4', 3, [
+  'a failure frees its cluster': bug('SIM-15', 2, KEPT),
+  'a failure frees its cluster, unchecked': bug('SIM-4', 3, KEPT, UNCHECKED),
+  'a failure needs no decision': bug('SIM-4', 2, [
     ORDER,
     'failed && !isDecided ? [...before.undecided, target.index].toSorted((a, b) => a - b) : before.undecided',
     'before.undecided',
   ]),
-  'freeze is not looked at': bug('SIM-6', 1, [STOPS, 'if (frozen !== null) {', 'if (frozen === undefined) {']),
-  'pause is not looked at': bug('SIM-6', 1, [
+  'freeze is not looked at': bug('SIM-6', 2, [STOPS, 'if (frozen !== null) {', 'if (frozen === undefined) {']),
+  'pause is not looked at': bug('SIM-6', 2, [
     STOPS,
     'if (project.paused !== null) {',
     'if (project.paused === undefined) {',
   ]),
   'a withdrawn approval counts': bug(
     'SIM-6',
-    3,
+    2,
     [ROLLOUT, "if (lost !== null) return { code: 'approval', reason: lost }", 'if (lost === undefined) return null'],
     [
       'coordinator/domain/changes.ts',
@@ -110,9 +114,9 @@ export const ZOO = {
       'const fence = Math.max(instance.fence, machine.fence) + (instance.fence % 3 === 2 ? 0 : 1)\n',
     ],
     ['coordinator/store/rules.ts', 'const fence = order.fence > 0 ? [', 'const fence = order.fence < 0 ? ['],
-    ['agent/runner/grants.ts', 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
+    [GRANTS, 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
   ),
-  'a stranger ends an order': bug('SIM-8', 22, [
+  'a stranger ends an order': bug('SIM-8', 24, [
     NEWS,
     'order !== undefined && order.machine !== machine',
     'order === null',
@@ -122,7 +126,7 @@ export const ZOO = {
     'order: order.id, upTo: order.upTo }',
     'order: order.id, upTo: order.upTo + 1 }',
   ]),
-  'a gap in the records is taken': bug('SIM-15', 23, [
+  'a gap in the records is taken': bug('SIM-15', 50, [
     NEWS,
     'if (first === undefined || first.n !== order.upTo + 1) {',
     'if (first === undefined) {',
@@ -151,7 +155,83 @@ export const ZOO = {
     '[write.key, write.live ? 1 : 0,',
     '[write.key, write.live ? 1 : 1,',
   ]),
+  // How a project goes.
+  'a soak is not waited for': bug('SIM-17', 2, UNCHECKED, [
+    STOPS,
+    'if (draft.at >= opensAt) return null',
+    'if (draft.at >= project.soakFrom) return null',
+  ]),
+  'a soak counts from the first run of its phase': bug('SIM-17', 20, [
+    ORDER,
+    '? { soakFrom: draft.at }',
+    '? { soakFrom: before.soakFrom ?? draft.at }',
+  ]),
+  'a phase takes one machine more': bug('SIM-17', 2, [
+    PACE,
+    'Math.min(machines, countOfShare(share, machines))',
+    'Math.min(machines, countOfShare(share, machines) + 1)',
+  ]),
+  'the last machine goes first': bug('SIM-17', 4, UNCHECKED, [
+    STOPS,
+    'targetOf(draft, project.id, project.cursor) : null',
+    "targetOf(draft, project.id, targetOf(draft, project.id, project.targets - 1).state === 'offered' ? project.targets - 1 : project.cursor) : null",
+  ]),
+  'the schedule is always open': bug('SIM-18', 9, [
+    SCHEDULE,
+    'const open = calendar.nextOpen(shut?.until ?? draft.at, needMs)',
+    'const open = { start: shut?.until ?? draft.at, end: null, why: null }',
+  ]),
+  'blackouts are not looked at': bug('SIM-18', 19, [CALENDAR, 'joined(sourcesOf(schedule.blackouts))', 'joined([])']),
+  'a window that has not opened is open': bug('SIM-18', 10, UNCHECKED, [
+    SCHEDULE,
+    'return project.runMsMax ?? settings',
+    'return project.runMsMax ?? 1e-9 * settings',
+  ]),
+  'max-failures is not looked at': bug('SIM-19', 47, UNCHECKED, [
+    STOPS,
+    'return count >= (project.failuresMax ?? count + 1) ||',
+    'return count >= ((project.options.maxFailures === null ? project.failuresMax : null) ?? count + 1) ||',
+  ]),
+  'a project goes on after a failure unasked': bug('SIM-19', 4, [
+    PACE,
+    "if (pace.onFailure === 'stop') return 1",
+    "if (pace.onFailure === 'stop') return null",
+  ]),
+  'a share of failures is rounded up': bug('SIM-19', 3, [
+    PACE,
+    'Math.floor((value * machines)',
+    'Math.ceil((value * machines)',
+  ]),
+  'the end of a session is not told': bug('SIM-24', 2, [
+    'coordinator/sessions/session.ts',
+    "    s.announced = false\n    tell(s, { type: 'sessionClosed'",
+    "    s.announced = false\n    if (s.pings > 1e9) tell(s, { type: 'sessionClosed'",
+  ]),
   // The agent.
+  'shipping never begins again': bug(
+    'SIM-14',
+    3,
+    [SHIPPING, 'for (const tail of s.tails.values()) restart(tail)', ''],
+    [SHIPPING, 'now - tail.movedAt >= RESEND_MS) rewind(s, tail)', 'now < 0) rewind(s, tail)'],
+    [SHIPPING, 's.ports.clock.monotonicNow() - tail.movedAt >= REWIND_MS', 's.ports.clock.monotonicNow() < 0'],
+  ),
+  'a tail waits for an acknowledgement that nobody owes': bug(
+    'SIM-14',
+    5,
+    [SHIPPING, '      tail.waits = false\n    },', '    },'],
+    // As when its disk can't be read at the hello.
+    [
+      SHIPPING,
+      'if (evidence === null) return undefined',
+      'if (evidence === null || tail.known.line === 0) return undefined',
+    ],
+  ),
+  'the name of the records is not made safe': bug(
+    'SIM-9',
+    1,
+    [SHIPPING, 'if (tail.synced === 0) disk.fsync(dirname(tail.path))', ''],
+    [DISK, '  if (isNew) disk.fsync(dirname(path))\n', ''],
+  ),
   'records are sent before they are synced': bug(
     'SIM-9',
     1,
@@ -177,7 +257,7 @@ export const ZOO = {
     '  disk.fsync(temporary)\n  disk.rename(temporary, path)',
     '  disk.rename(temporary, path)',
   ]),
-  'a folder is not synced after a link': bug('SIM-5', 5, [
+  'a folder is not synced after a link': bug('SIM-12', 2, [
     DISK,
     '  disk.unlink(temporary)\n  disk.fsync(dirname(path))',
     '  disk.unlink(temporary)',
@@ -187,33 +267,45 @@ export const ZOO = {
     '  disk.fsync(temporary)\n  let created',
     '  let created',
   ]),
-  'what the disk did not take is forgotten': bug('SIM-8', 11, [
+  'what the disk did not take is forgotten': bug('SIM-14', 18, [
     AGENT,
     'if (isKept === true || s.askAgain !== null) return',
     'if (s.stopped || isKept !== null) return',
   ]),
-  'a proof counter is used again': bug('SIM-15', 2, [
+  'a proof counter is used again': bug('SIM-15', 1, [
     'agent/session/connection.ts',
     'const counter = Number(text) + 1\n',
     'const counter = Math.max(1, Number(text) + 1 - (Number(text) % 5 === 4 ? 1 : 0))\n',
   ]),
   // The runner.
-  'a grant is claimed too late': bug('SIM-6', 21, [
-    'agent/runner/grants.ts',
-    'if (facts.now > payload.startBy)',
-    'if (facts.now < 0)',
+  'a signature is not looked at': bug('SIM-23', 1, [
+    GRANTS,
+    'if (!isSigned(key, bytes, grant.signature))',
+    'if (key === null)',
   ]),
+  'the plan with a grant is not compared': bug('SIM-23', 1, [
+    GRANTS,
+    "if (createHash('sha256').update(planText(grant.plan)).digest('hex') !== payload.planHash)",
+    'if (grant === null)',
+  ]),
+  'any key will do': bug(
+    'SIM-23',
+    5,
+    [GRANTS, 'keys.keys.find((one) => one.keyId === grant.keyId)', 'keys.keys[0]'],
+    [GRANTS, 'if (!isSigned(key, bytes, grant.signature))', "if (grant.signature === '')"],
+  ),
+  'a grant is claimed too late': bug('SIM-6', 4, [GRANTS, 'if (facts.now > payload.startBy)', 'if (facts.now < 0)']),
   'apt before the latch': bug('SIM-12', 1, [
     WRAP,
     "  if (!takeLatch(disk, files, { by: 'wrapper', at: startedAt, try: command.try })) return done(LATCHED_ALREADY)\n",
     '',
   ]),
-  'a run under way is called failed after a restart': bug('SIM-12', 1, [
+  'a run under way is called failed after a restart': bug('SIM-12', 2, [
     RUN,
     "if (latch?.by === 'wrapper') return resumeInstall(run)\n",
     "if (latch?.by === 'wrapper') {\n    endOrder(order, failedFor('latch', 'internal', 'restarted', [], []), false)\n    return done()\n  }\n",
   ]),
-  'lines are cut again after a restart': bug('SIM-8', 4, [
+  'lines are cut again after a restart': bug('SIM-8', 1, [
     RECORDS,
     "    if (record.type === 'line') state.offset = record.offset + bytesOf(record).length\n",
     '',
@@ -223,7 +315,7 @@ export const ZOO = {
     '    state.offset += used\n',
     '    state.offset += used + 1\n',
   ]),
-  'torn records stay': bug('SIM-14', 37, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
+  'torn records stay': bug('SIM-15', 14, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
   'neither apt nor dpkg is waited for': bug(
     'SIM-5',
     4,
@@ -241,23 +333,23 @@ export const ZOO = {
     'const wrong = unclean ?? comparison(order, order.approved)',
     'const wrong = unclean',
   ]),
-  'drift is not looked at': bug('SIM-7', 1, [RUN, '  if (lines.length > 0) {\n', '  if (lines.length > 1e9) {\n']),
-  'a reboot that nobody asked for': bug('SIM-11', 2, [
+  'drift is not looked at': bug('SIM-7', 2, [RUN, '  if (lines.length > 0) {\n', '  if (lines.length > 1e9) {\n']),
+  'a reboot that nobody asked for': bug('SIM-11', 4, [
     REBOOT,
     'return order.payload.outageMinutes > 0 && rebootObjection',
     'return rebootObjection',
   ]),
-  'a reboot before it is told': bug('SIM-11', 2, [
+  'a reboot before it is told': bug('SIM-11', 1, [
     REBOOT,
     'if (ackedUpTo(order) >= wanted) return',
     'if (wanted > 0) return',
   ]),
-  'the reboot of a run is not marked': bug('SIM-11', 2, [
+  'the reboot of a run is not marked': bug('SIM-11', 1, [
     REBOOT,
     'if (machine.bootId !== reboot.bootId) return verify(run, reboot)\n',
     '',
   ]),
-  'an apt that dies with the runner': bug('SIM-11', 23, [
+  'an apt that dies with the runner': bug('SIM-11', 8, [
     INSTALL,
     '      timeLimitMs: null,\n      diesWithUs: false,',
     '      timeLimitMs: 60_000,\n      diesWithUs: false,',
