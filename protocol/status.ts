@@ -83,6 +83,10 @@ export const holderSchema = v.strictObject({
 })
 export type Holder = v.InferOutput<typeof holderSchema>
 
+/** The change at a provider outside smith: where a person sees it, and what keeps it from going on there. */
+export const ticketSchema = v.strictObject({ link: shortTextSchema, troubles: v.array(shortTextSchema) })
+export type Ticket = v.InferOutput<typeof ticketSchema>
+
 export const statusSchema = v.strictObject({
   change: v.nullable(shortTextSchema),
   instance: shortTextSchema,
@@ -98,6 +102,7 @@ export const statusSchema = v.strictObject({
   createdAt: instantSchema,
   closedAt: v.nullable(instantSchema),
   closeNotes: v.nullable(v.string()),
+  ticket: v.optional(ticketSchema),
   totals: v.strictObject({
     pass: countSchema,
     fail: countSchema,

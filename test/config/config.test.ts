@@ -106,11 +106,11 @@ prefetch_ahead = 0
 t.test('[CFG-2] a wrong value is refused with file, line, key and what is accepted, all at once', async (tt) => {
   tt.same(
     refused(
-      'instance = "prod"\nlisten = "7600"\n\n[limits]\n# a comment\nwait_max = "long"\ngrant_life = 601\npings = 3\n[change]\nprovider = "servicenow"\n',
+      'instance = "prod"\nlisten = "7600"\n\n[limits]\n# a comment\nwait_max = "long"\ngrant_life = 601\npings = 3\n[change]\nprovider = "jira"\n',
     ),
     [
       'c.toml:2: listen can\'t be "7600" | give host:port, an IPv6 address in brackets',
-      'c.toml:10: change.provider can\'t be "servicenow" | give "local"',
+      'c.toml:10: change.provider can\'t be "jira" | give "local" or "servicenow"',
       'c.toml:8: limits.pings is no key of the configuration | did you mean limits.ping?',
       'c.toml:6: limits.wait_max can\'t be "long" | give seconds, 0.1 to 604800',
       "c.toml:7: limits.grant_life can't be 601 | give seconds, 1 to 600",
