@@ -21,7 +21,7 @@ import type {
 import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
 import type { Actor, Instance, Order, Project, Target, Write } from '../../coordinator/domain/state.ts'
 import type { step } from '../../coordinator/domain/step.ts'
-import { type Driver, createDriver } from '../../coordinator/driver.ts'
+import { type Driver, type DriverPorts, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
 import type { AgentSend, Clock, Log, Store } from '../../coordinator/ports.ts'
 import { crashMemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
@@ -77,8 +77,24 @@ export type WorldOptions = {
   readonly given?: readonly Write[]
   /** The core's step, for a test that looks into it. */
   readonly core?: typeof step
+  /** A change provider outside smith, in the place of the one inside. */
+  readonly plug?: (parts: PlugParts) => Plug
   /** Machines that never connect. */
   readonly offline?: readonly string[]
+}
+
+/** What a life of the coordinator gives a provider outside it. */
+export type PlugParts = {
+  readonly time: Time
+  readonly clock: Clock
+  readonly dice: ReturnType<typeof createDice>
+  readonly driver: () => Driver
+  readonly isAlive: () => boolean
+  readonly track: <T>(promise: Promise<T>) => Promise<T>
+}
+export type Plug = Pick<DriverPorts, 'core' | 'local'> & {
+  readonly toChange: (call: ChangeCall) => void
+  readonly start: () => void
 }
 
 const QUIET: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
@@ -128,7 +144,12 @@ function createCore(options: WorldOptions) {
   const calls: ChangeCall[] = []
   const fatal: Error[] = []
   const provider: Provider = { answer: (permission) => permission, delayMs: 0, isUp: true }
-  const life = { driver: undefined as Driver | undefined, store: undefined as Store | undefined, number: 0 }
+  const life = {
+    driver: undefined as Driver | undefined,
+    store: undefined as Store | undefined,
+    plug: undefined as Plug | undefined,
+    number: 0,
+  }
   const driver = () => must(life.driver)
   const { track, settle } = createFlight()
   const submit = async (actor: Actor, event: Event): Promise<Reply> =>
@@ -141,6 +162,7 @@ function createCore(options: WorldOptions) {
   }
   const toChange = (call: ChangeCall) => {
     calls.push(call)
+    if (life.plug !== undefined) return life.plug.toChange(call)
     const { number } = life
     const go = () => {
       if (number === life.number) void track(driver().submit(SMITH, { type: 'localCall', call }))
@@ -151,21 +173,26 @@ function createCore(options: WorldOptions) {
   const start = async () => {
     const number = (life.number += 1)
     life.store = openMemoryStore(disk)
+    const isAlive = () => number === life.number
+    const clock = clockOf(time, isAlive)
+    life.plug = options.plug?.({ time, clock, dice, driver, isAlive, track })
     life.driver = createDriver({
       store: life.store,
-      clock: clockOf(time, () => number === life.number),
+      clock,
       tools,
       settings,
       log: QUIET,
       ...(options.core === undefined ? {} : { core: options.core }),
       outbound: { toAgent, toChange },
       local: { isLocal, step: (view, envelope, given) => answered(localStep(view, envelope, given), provider) },
+      ...(life.plug === undefined ? {} : { local: life.plug.local, core: life.plug.core }),
       onFatal: (error) => fatal.push(error),
     })
     life.driver.onRow((row) => rows.push(row))
     for (const call of unfinishedClosings(life.driver.view))
       await life.driver.submit(SMITH, { type: 'localCall', call })
     await life.driver.start()
+    life.plug?.start()
     await settle()
   }
   /** The coordinator ends without a word and begins again from its disk; nobody is connected. */
