@@ -13,7 +13,7 @@ import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts
 import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
 import { RefusedError } from '../protocol/errors.ts'
-import type { Ticket } from '../protocol/status.ts'
+import type { Elsewhere } from '../protocol/status.ts'
 import type { ChangeCall, Tools } from './domain/events.ts'
 import type { CoordinatorConfig } from './config.ts'
 import { previewOf } from './domain/preview.ts'
@@ -147,7 +147,7 @@ type Provider = {
   readonly start: () => void
   readonly stop: () => void
   /** How a project's change stands at a provider outside smith; null for one that smith keeps itself. */
-  readonly ticketOf: (project: string) => Ticket | null
+  readonly elsewhereOf: (project: string) => Elsewhere | null
   readonly examine: () => Promise<readonly Finding[]>
 }
 
@@ -182,7 +182,7 @@ function localProvider({ log }: CoordinatorPorts, driver: Driver): Provider {
     },
     start: () => {},
     stop: () => {},
-    ticketOf: () => null,
+    elsewhereOf: () => null,
     examine: async () => [
       { subject: 'change provider', level: 'good', text: 'local: smith keeps its changes itself', remedy: null },
     ],
@@ -205,7 +205,7 @@ function remoteProvider(ports: CoordinatorPorts, driver: Driver, settings: Servi
     before: async () => {},
     start: servicenow.start,
     stop: servicenow.stop,
-    ticketOf: (project) => {
+    elsewhereOf: (project) => {
       const row = driver.view.archived('remoteChanges', project)
       if (row?.sysId == null) return null
       return { link: servicenow.linkOf(row), troubles: servicenow.troubles(project).map((text) => text.slice(0, 1000)) }
@@ -252,7 +252,9 @@ function viewsOf(
     isRemote: given.provider.isRemote,
     status: (change) => {
       const rows = projectRows(driver, store, change)
-      return rows === undefined ? undefined : statusOf(rows, given.instance, given.provider.ticketOf(rows.project.id))
+      return rows === undefined
+        ? undefined
+        : statusOf(rows, given.instance, given.provider.elsewhereOf(rows.project.id))
     },
     statusText: (status) => renderStatus(status, driver.now()),
     previewPlan: (request) =>

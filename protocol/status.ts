@@ -84,8 +84,8 @@ export const holderSchema = v.strictObject({
 export type Holder = v.InferOutput<typeof holderSchema>
 
 /** The change at a provider outside smith: where a person sees it, and what keeps it from going on there. */
-export const ticketSchema = v.strictObject({ link: shortTextSchema, troubles: v.array(shortTextSchema) })
-export type Ticket = v.InferOutput<typeof ticketSchema>
+export const elsewhereSchema = v.strictObject({ link: shortTextSchema, troubles: v.array(shortTextSchema) })
+export type Elsewhere = v.InferOutput<typeof elsewhereSchema>
 
 export const statusSchema = v.strictObject({
   change: v.nullable(shortTextSchema),
@@ -102,7 +102,7 @@ export const statusSchema = v.strictObject({
   createdAt: instantSchema,
   closedAt: v.nullable(instantSchema),
   closeNotes: v.nullable(v.string()),
-  ticket: v.optional(ticketSchema),
+  elsewhere: v.optional(elsewhereSchema),
   totals: v.strictObject({
     pass: countSchema,
     fail: countSchema,

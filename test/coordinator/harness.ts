@@ -154,12 +154,7 @@ function createCore(options: WorldOptions) {
   const { track, settle } = createFlight()
   const submit = async (actor: Actor, event: Event): Promise<Reply> =>
     (await track(driver().submit(actor, event))).reply
-  const toAgent = (send: AgentSend) => {
-    const agent = [...agents.values()].find((one) => one.id() === send.machine)
-    agent?.got.push(send)
-    const answer = agent === undefined ? null : planAnswer(agent, send)
-    if (agent !== undefined && answer !== null) void track(agent.say(answer))
-  }
+  const toAgent = postman(agents, track)
   const toChange = (call: ChangeCall) => {
     calls.push(call)
     if (life.plug !== undefined) return life.plug.toChange(call)
@@ -203,12 +198,18 @@ function createCore(options: WorldOptions) {
   }
   return {
     ...{ time, dice, disk, settings, agents, rows, calls, fatal, provider },
-    driver,
+    ...{ driver, submit, settle, start, restart },
     store: () => must(life.store),
-    submit,
-    settle,
-    start,
-    restart,
+  }
+}
+
+/** Brings what is sent to the agent that it is for, and its answer back. */
+function postman(agents: ReadonlyMap<string, Agent>, track: (answer: Promise<Reply>) => Promise<Reply>) {
+  return (send: AgentSend) => {
+    const agent = [...agents.values()].find((one) => one.id() === send.machine)
+    agent?.got.push(send)
+    const answer = agent === undefined ? null : planAnswer(agent, send)
+    if (agent !== undefined && answer !== null) void track(agent.say(answer))
   }
 }
 

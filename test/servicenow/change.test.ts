@@ -1,5 +1,6 @@
 /** A change at ServiceNow from request to its close: raised, approved, followed, noted and closed, as a person finds it. */
 import t from 'tap'
+import { renderStatus } from '../../coordinator/domain/status.ts'
 import { createSnowWorld, NAMES } from './world.ts'
 
 const ASK = `prod machines: ${NAMES.join(' ')} outage:15`
@@ -49,3 +50,24 @@ t.test('[SNW-1] a change goes from request to close with its tasks, texts, notes
   t.equal(world.driver().view.size('outbox'), 0)
   t.equal(world.driver().view.size('remoteChanges'), 0)
 })
+
+t.test(
+  '[SNW-33] the status has the link to the change and what a person must do there; a decision here is refused with the link',
+  async (t) => {
+    const world = await createSnowWorld()
+    const number = await world.ask(ASK)
+    const elsewhere = { link: 'https://stand-in/x', troubles: ['a person must\nclick'] }
+    const text = renderStatus({ ...world.json(number), elsewhere }, world.driver().now())
+    t.match(text.split('\n').slice(2, 4), ['CHANGE: https://stand-in/x', 'TO DO: a person must click'])
+    t.notMatch(world.text(number), /CHANGE:|TO DO:/)
+    const reply = await world.decide('approve', number)
+    t.match(reply, {
+      ok: false,
+      refusals: [
+        { kind: 'not-allowed', message: /nothing was approved/, remedy: /^open https:\/\/stand-in\/nav_to\.do/ },
+      ],
+    })
+    await world.later(20_000)
+    t.match(world.brief(number), /^pending/)
+  },
+)

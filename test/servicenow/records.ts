@@ -286,7 +286,8 @@ export class Records {
   #approval(change: Record_, by: string): Record_ {
     const user = this.all('sys_user').find((one) => one['user_name'] === by)
     const row = this.all('sysapproval_approver').find(
-      (one) => one['sysapproval'] === change['sys_id'] && one['approver'] === user?.['sys_id'],
+      (one) =>
+        one['sysapproval'] === change['sys_id'] && one['approver'] === user?.['sys_id'] && one['state'] === 'requested',
     )
     if (row === undefined) throw new Error(`nobody has asked ${by} to approve ${change['number'] ?? ''}`)
     return row
