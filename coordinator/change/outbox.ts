@@ -19,7 +19,8 @@ export function withOutbox(view: View, at: number, outcome: Outcome): Outcome {
     // It is asked for again until it is answered, and stands in the outbox once.
     if (call.call === 'raise' && known !== undefined) continue
     const change = known ?? (call.call === 'raise' ? newChange(call) : null)
-    if (change === null) throw new Error(`the change of project ${call.project} is not at this provider`)
+    // Closing is the last call of a change: one that was closed takes no more.
+    if (change === null) continue
     const row: OutboxRow = { project: call.project, place: change.queued, at, call }
     rows.push({ table: 'outbox', key: placeKey(row.project, row.place), row, live: true })
     changes.set(call.project, { ...change, queued: change.queued + 1 })

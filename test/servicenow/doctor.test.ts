@@ -36,6 +36,12 @@ t.test('[DOC-2] what differs from the configuration is named, with what to do', 
   t.match((await bad('', ({ standIn }) => standIn.records.table('sys_user_group').clear())).text, [
     /assignment_group: .*no such record/,
   ])
+  const template = 'e'.repeat(32)
+  t.match((await bad(`template = "${template}"`)).text, [/template: there is no template e+/])
+  const known = await bad(`template = "${template}"`, ({ standIn }) =>
+    standIn.records.put('std_change_record_producer', { sys_id: template, name: 'Patch' }),
+  )
+  t.strictSame(known.text, [])
   const hidden = await bad(
     '',
     ({ standIn }) =>

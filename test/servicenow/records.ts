@@ -158,11 +158,9 @@ export class Records {
     if (mandatory !== null && (kept[mandatory] ?? '') === '') return policy(mandatory)
     const number = `CHG${String(268_453 + this.all('change_request').length).padStart(7, '0')}`
     const first = { number, state: '-5', approval: 'not requested', type, on_hold: 'false', active: 'true' }
-    // A standard change was approved with its template.
     const row = this.put('change_request', {
       ...kept,
       ...first,
-      ...(type === 'standard' ? { state: '-2', approval: 'approved' } : {}),
     })
     return { row, ignored }
   }
@@ -210,7 +208,8 @@ export class Records {
   #mayMove(row: Record_, after: Record_): Said | null {
     const to = after['state'] ?? ''
     if (this.rules.looseStates && to === '-3') return null
-    if (to === '' || MOVES[row['state'] ?? '']?.includes(to) !== true) return rule('change_request')
+    const isStandard = row['type'] === 'standard' && row['state'] === '-5' && to === '-2'
+    if (!isStandard && (to === '' || MOVES[row['state'] ?? '']?.includes(to) !== true)) return rule('change_request')
     if (row['on_hold'] === 'true' && to !== '4') return rule('change_request')
     if (to === '-4' && after['assignment_group'] === '') return policy('Assignment group')
     if (to !== '3') return null
@@ -246,6 +245,8 @@ export class Records {
           state: 'requested',
         })
     }
+    // What a template approved needs nobody.
+    if (row['state'] === '-2' && row['type'] === 'standard') row['approval'] = 'approved'
     if (row['state'] === '-1') {
       for (const name of ['Implement', 'Post implementation testing']) this.addTask(row, { short_description: name })
       for (const task of this.tasksOf(row)) if (task['state'] === '-5') task['state'] = '1'

@@ -258,3 +258,43 @@ t.test(
     t.equal(records.byNumber(stuck)['state'], '3')
   },
 )
+
+t.test(
+  '[SNW-34] a change that the site does not let smith complete is canceled, and the request refused',
+  async (t) => {
+    for (const part of ['/task', '/attachment/file']) {
+      const world = await createSnowWorld()
+      const { records } = world.standIn
+      world.standIn.fault = ({ method, path }) =>
+        method === 'POST' && path.endsWith(part)
+          ? {
+              status: 403,
+              error: { message: 'Operation Failed', detail: 'ACL Exception Insert Failed due to security constraints' },
+            }
+          : undefined
+      const { refusals, request } = await world.request(ASK)
+      t.equal(request?.state, 'refused', part)
+      t.match(refusals[0], {
+        message: /raised CHG\d+ and did not take all of it: .*may not \(403\)/,
+        remedy: /CHG\d+ is canceled/,
+      })
+      t.strictSame(
+        records.all('change_request').map((row) => row['state']),
+        ['4'],
+      )
+      t.equal(world.driver().view.size('remoteChanges'), 0)
+    }
+  },
+)
+
+t.test('[SNW-35] while a change waits for its approval and can not be read, the status says why', async (t) => {
+  const world = await createSnowWorld()
+  const number = await world.ask(ASK)
+  world.standIn.fault = () => 'html'
+  await world.later(20_000)
+  t.match(world.brief(number), /^pending/)
+  t.match(troubles(world, number), /hibernating/)
+  world.standIn.fault = () => undefined
+  await world.later(20_000)
+  t.equal(troubles(world, number), '')
+})

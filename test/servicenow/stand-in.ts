@@ -167,6 +167,8 @@ export class StandIn {
 
   #changeCall(call: Call, parts: readonly string[]): Whole {
     const [id = '', sub] = parts
+    if (call.method === 'GET' && id === 'standard')
+      return json(200, { result: this.records.all('std_change_record_producer').map((row) => wrapped(row)) })
     if (call.method === 'POST' && (id === '' || id === 'normal' || id === 'standard')) {
       const made = this.records.raise(call.body, id === 'standard' ? 'standard' : 'normal')
       if ('status' in made) return said(made)

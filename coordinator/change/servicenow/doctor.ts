@@ -74,8 +74,7 @@ export async function examine(desk: Desk, problemOf: (project: string) => string
   )
   findings.push(await recordFinding(desk, 'sys_user_group', settings.assignmentGroup, 'assignment_group'))
   if (settings.model !== '') findings.push(await recordFinding(desk, 'chg_model', settings.model, 'model'))
-  if (settings.template !== '')
-    findings.push(await recordFinding(desk, 'std_change_record_producer', settings.template, 'template'))
+  if (settings.template !== '') findings.push(await templateFinding(desk))
   return findings
 }
 
@@ -204,4 +203,17 @@ async function recordFinding(desk: Desk, table: string, sysId: string, key: stri
   })
   if (!found.text.endsWith('(not active)')) return found
   return { ...found, level: 'bad', remedy: `correct change.servicenow.${key}` }
+}
+
+async function templateFinding(desk: Desk): Promise<Finding> {
+  const { template } = desk.settings
+  const found = await look('template', 'correct change.servicenow.template', async () => {
+    const what = 'reading the templates of standard changes'
+    const result = await desk.client.ask({ method: 'GET', path: '/api/sn_chg_rest/change/standard/template', what })
+    const row = rowsOf(result ?? [], what).find((one) => textOf(one, 'sys_id') === template)
+    return row === undefined ? '' : textOf(row, 'name') || template
+  })
+  if (found.text !== '') return found
+  const text = `there is no template ${template} that smith's account may use`
+  return { ...found, level: 'bad', text, remedy: 'correct change.servicenow.template' }
 }

@@ -64,8 +64,14 @@ export function createServiceNow(ports: ServiceNowPorts): ServiceNow {
     },
   }
   const implementing = new Set<string>()
-  const deliver = (row: OutboxRow, change: RemoteChange, tried: Tried) =>
-    make(desk, row, { change, tried, implementing })
+  const deliver = async (row: OutboxRow, change: RemoteChange, tried: Tried) => {
+    const delivered = await make(desk, row, { change, tried, implementing })
+    if (row.call.call === 'close') {
+      asked.delete(row.project)
+      implementing.delete(row.project)
+    }
+    return delivered
+  }
   const { retryMsMin, retryMsMax } = settings
   const sender = createSender({
     ...{ view, submit: ports.submit, clock, random: ports.random, log },
@@ -128,10 +134,15 @@ async function answerOf(
   try {
     const change = desk.view.get('remoteChanges', project)
     if (change === undefined) throw new Error(`there is no change ${call.change}`)
-    return { type: 'permission', project, ask, permission: await readPermission(desk, change, timeoutMs) }
+    const permission = await readPermission(desk, change, timeoutMs)
+    desk.ask(project, 'permission', null)
+    return { type: 'permission', project, ask, permission }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     desk.log.warn({ change: call.change, problem: reason }, 'no permission')
+    // An open project says it in its stop.
+    const isPending = desk.view.get('projects', project)?.state === 'pending'
+    desk.ask(project, 'permission', isPending ? reason : null)
     return { type: 'providerFailed', project, ask, reason: reason.slice(0, 1000) }
   }
 }

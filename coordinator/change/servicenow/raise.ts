@@ -39,16 +39,35 @@ export async function raise(desk: Desk, call: RaiseCall, tried: Tried): Promise<
     if ('what' in made) return made
     change = made
   }
-  const tasks = await ensureTasks(desk, call, change, tried)
-  if (isWanted) {
-    const planned = plannedOf(desk.view, call.project)
-    if (desk.settings.attachment) await attachPlan(desk, change, call.digest, planText(call, planned))
-    // Only a change that was not submitted yet takes them; to add them is no condition for anything.
-    const names = planned.filter((one) => one.plan !== null).map((one) => one.name)
-    await linkMachines(desk, change, names)
-    await askForApproval(desk, call.project, change)
+  try {
+    const tasks = await ensureTasks(desk, call, change, tried)
+    if (isWanted) await complete(desk, call, change)
+    return { what: 'raised', number: change.number, sysId: change.sysId, tasks }
+  } catch (error) {
+    if (!isRefusal(error) || error.kind === 'not-found') throw error
+    return withdraw(desk, change, error.message)
   }
-  return { what: 'raised', number: change.number, sysId: change.sysId, tasks }
+}
+
+/** The plan, the machines, and the question for the approval. */
+async function complete(desk: Desk, call: RaiseCall, change: Found): Promise<void> {
+  const planned = plannedOf(desk.view, call.project)
+  if (desk.settings.attachment) await attachPlan(desk, change, call.digest, planText(call, planned))
+  // Only a change that was not submitted yet takes them; to add them is no condition for anything.
+  const names = planned.filter((one) => one.plan !== null).map((one) => one.name)
+  await linkMachines(desk, change, names)
+  await askForApproval(desk, call.project, change)
+}
+
+/** A change without its tasks or its plan is none that anybody should approve. */
+async function withdraw(desk: Desk, change: Found, problem: string): Promise<Delivered> {
+  const fields = { state: desk.settings.states.canceled, close_notes: problem, work_notes: problem }
+  const to = { table: 'change_request', sysId: change.sysId, fields, what: `canceling ${change.number}` }
+  const isCanceled = await moveRecord(desk, to)
+  return refused(
+    `ServiceNow raised ${change.number} and did not take all of it: ${problem}`,
+    `${isCanceled ? `${change.number} is canceled; ` : `cancel ${change.number} there; `}an admin of smith sees more with: smith doctor; then ask again`,
+  )
 }
 
 function refused(message: string, remedy: string): Delivered {
@@ -221,13 +240,16 @@ function isTask(row: Row, correlation: string): boolean {
   return textOf(row, 'correlation_id') === correlation || textOf(row, 'description').includes(`[${correlation}]`)
 }
 
-/** New -> Assess is the button "Request Approval". Once it was pressed, or a person decided, it is not pressed again. */
+/**
+ * New -> Assess is the button "Request Approval"; a standard change, which its template has approved, goes to Scheduled.
+ * Once it was pressed, or a person decided, it is not pressed again.
+ */
 async function askForApproval(desk: Desk, project: string, change: Found): Promise<void> {
   const { settings } = desk
   const { state, row } = await changeState(desk, change.sysId, change.number)
   const isNew = state === 'new' && ['', 'not requested'].includes(textOf(row, 'approval'))
   if (!isNew) return
-  const fields = { state: settings.states.assess }
+  const fields = { state: settings.template === '' ? settings.states.assess : settings.states.scheduled }
   const isMoved =
     settings.requestApproval &&
     (await moveRecord(desk, {

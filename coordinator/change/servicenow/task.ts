@@ -39,7 +39,8 @@ export async function tellTask(
     )
     return DONE
   }
-  const key = `[smith ${row.project.slice(0, 8)}/${row.place}]`
+  // With its time: after a restored backup a place may be given to another call.
+  const key = `[smith ${row.project.slice(0, 8)}/${row.place} ${row.at.toString(36)}]`
   const note = { work_notes: `${cut(call.note, NOTE_MAX, '... (more: smith logs)')}\n${key}` }
   const isTold = !tried.isFirst && (await hasNote(desk, task, key))
   const what = `noting on ${task.number}`
