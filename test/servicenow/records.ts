@@ -199,9 +199,10 @@ export class Records {
         value: note,
         sys_created_by: 'smith',
       })
+    const isMoved = to !== undefined && to !== row['state']
     Object.assign(row, fields)
     row['sys_mod_count'] = String(Number(row['sys_mod_count']) + 1)
-    if (to !== undefined) this.#follow(table, row)
+    if (isMoved) this.#follow(table, row)
     return null
   }
 

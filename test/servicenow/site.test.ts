@@ -298,3 +298,32 @@ t.test('[SNW-35] while a change waits for its approval and can not be read, the 
   await world.later(20_000)
   t.equal(troubles(world, number), '')
 })
+
+t.test('[SNW-14] the one record that comes instead is neither taken for the change nor for its state', async (t) => {
+  const world = await createSnowWorld()
+  const { records } = world.standIn
+  records.put('change_request', { number: 'CHG0000042', state: '-5', correlation_id: '', on_hold: 'false' })
+  world.standIn.ignoresQueries = true
+  const { request } = await world.request(ASK)
+  await world.later(60_000)
+  t.match(world.store().get('requests', must(request?.id)), { state: 'raising' })
+  world.standIn.ignoresQueries = false
+  await world.later(400_000)
+  const number = must(world.store().get('requests', must(request?.id))?.change ?? undefined)
+  records.approve(number)
+  await world.later(20_000)
+  for (const name of NAMES) {
+    // From before the last machine ends.
+    if (name === NAMES[1])
+      world.standIn.wrongRecord = { ...records.byNumber(number), sys_id: 'b'.repeat(32), state: '3' }
+    await world.agent(name).succeed()
+    await world.later(20_000)
+  }
+  t.not(records.byNumber(number)['state'], '3')
+  t.ok(world.driver().view.size('outbox') > 0, 'the close still waits')
+  await world.later(60_000)
+  world.standIn.wrongRecord = null
+  await world.later(400_000)
+  t.equal(records.byNumber(number)['state'], '3')
+  t.equal(world.driver().view.size('outbox'), 0)
+})

@@ -52,8 +52,8 @@ export type SnowWorld = World & {
   readonly approved: (text: string) => Promise<string>
 }
 
-/** Ends the coordinator at call `at` (from 1), before or after it is done; `death` is null when nobody is to die. */
-export type Death = { at: number; when: 'before' | 'after'; isDead: boolean }
+/** Ends the coordinator at call `at` (from 1), before or after it is done, or with its effect still on the way (`late`); `death` is null when nobody is to die. */
+export type Death = { at: number; when: 'before' | 'after' | 'late'; isDead: boolean }
 
 export async function createSnowWorld(
   options: WorldOptions & { readonly lines?: string; readonly death?: Death } = {},
@@ -109,6 +109,8 @@ function plugIn(
   })
 }
 
+/** Less than `settle`, which is how long smith waits for what may still come. */
+const LATE_MS = 10_000
 const never = <T>() => new Promise<T>(() => {})
 
 /** The stand-in without a network between; what dies or hangs never answers, but for its time limit. */
@@ -117,7 +119,9 @@ function playHttp(parts: PlugParts, standIn: StandIn, death: Death | undefined):
     const isCounted = death !== undefined && !death.isDead && !url.includes('oauth_token')
     const dies = isCounted && standIn.calls.length + 1 === death.at
     if (dies) death.isDead = true
-    if (dies && death.when === 'before') return never()
+    if (dies && death.when === 'late')
+      parts.time.after(LATE_MS, () => void standIn.handle(method, url, headers, body ?? ''))
+    if (dies && death.when !== 'after') return never()
     const answer = await standIn.handle(method, url, headers, body ?? '')
     if (dies) return never()
     if (answer === 'cut')

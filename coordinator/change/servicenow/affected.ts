@@ -3,14 +3,19 @@
  * Names go into a query only in a form in which they can't be anything but a name, and what comes back must be a
  * machine that was asked for.
  */
-import { type Desk, listRecords } from './desk.ts'
+import type { Tried } from '../sender.ts'
+import { type Desk, listRecords, making, waitForLast } from './desk.ts'
 import { ServiceNowError, isRefusal, isTable } from './failures.ts'
 import { QUERY_VALUE, type Row, askedRows, rowOf, textOf } from './records.ts'
 
 type Found = { readonly sysId: string; readonly number: string }
 
 /** The name tells the plan, so that it is attached once. */
-export async function attachPlan(desk: Desk, change: Found, digest: string, text: string): Promise<void> {
+export async function attachPlan(
+  desk: Desk,
+  change: Found,
+  { digest, text, tried }: { readonly digest: string; readonly text: string; readonly tried: Tried },
+): Promise<void> {
   const name = `smith-plan-${digest.slice(0, 16)}.txt`
   const what = `attaching the plan to ${change.number}`
   const query = {
@@ -22,7 +27,10 @@ export async function attachPlan(desk: Desk, change: Found, digest: string, text
   const isThis = (row: Row) => textOf(row, 'table_sys_id') === change.sysId && textOf(row, 'file_name') === name
   if (askedRows(result, what, isThis).length > 0) return
   const to = { table_name: 'change_request', table_sys_id: change.sysId, file_name: name }
-  await desk.client.ask({ method: 'POST', path: '/api/now/attachment/file', query: to, body: text, what })
+  waitForLast(desk, tried)
+  await making(desk, () =>
+    desk.client.ask({ method: 'POST', path: '/api/now/attachment/file', query: to, body: text, what }),
+  )
 }
 
 const NAMES_PER_QUERY = 40

@@ -4,6 +4,7 @@
  */
 import type { View } from '../../domain/draft.ts'
 import type { Clock, Log } from '../../ports.ts'
+import { CallError, type Tried } from '../sender.ts'
 import type { Client } from './client.ts'
 import { ServiceNowError, isRefusal, quoted } from './failures.ts'
 import { type Row, SYS_ID, rowOf, stateOf, textOf } from './records.ts'
@@ -81,6 +82,25 @@ export function listRecords(
     sysparm_limit: String(from.limit),
   }
   return desk.client.ask({ method: 'GET', path: `${TABLE}/${from.table}`, query, what: from.what })
+}
+
+/** What was sent by a process that is gone may still take effect; until it can't, nothing is made anew. */
+export function waitForLast(desk: Desk, tried: Tried): void {
+  const waitMs = desk.startedAt + desk.settings.settleMs - desk.clock.monotonicNow()
+  if (tried.isFirst || waitMs <= 0) return
+  const message = 'waiting until nothing that was sent before the restart can take effect any more'
+  throw new CallError(message, { retryMs: waitMs })
+}
+
+/** A failure after which what was to be made may exist all the same keeps the next try away for that long. */
+export async function making<Value>(desk: Desk, make: () => Promise<Value>): Promise<Value> {
+  try {
+    return await make()
+  } catch (error) {
+    if (!(error instanceof ServiceNowError) || !error.isAmbiguous) throw error
+    const retryMs = Math.max(error.retryMs, desk.settings.settleMs)
+    throw new ServiceNowError(error.kind, error.message, { retryMs, isAmbiguous: true, cause: error })
+  }
 }
 
 export async function changeState(

@@ -6,9 +6,9 @@
 import { CHANGE_PATTERN } from '../../../protocol/ids.ts'
 import type { Delivered } from '../../domain/events.ts'
 import type { RemoteChange } from '../../domain/state.ts'
-import { CallError, type Tried } from '../sender.ts'
+import type { Tried } from '../sender.ts'
 import { attachPlan, linkMachines } from './affected.ts'
-import { type Desk, changeState, clickText, listRecords, moveRecord, readRecord } from './desk.ts'
+import { type Desk, changeState, clickText, listRecords, making, moveRecord, readRecord, waitForLast } from './desk.ts'
 import { ServiceNowError, isRefusal, isTable, quoted } from './failures.ts'
 import { plannedOf } from './planned.ts'
 import {
@@ -41,7 +41,7 @@ export async function raise(desk: Desk, call: RaiseCall, tried: Tried): Promise<
   }
   try {
     const tasks = await ensureTasks(desk, call, change, tried)
-    if (isWanted) await complete(desk, call, change)
+    if (isWanted) await complete(desk, call, change, tried)
     return { what: 'raised', number: change.number, sysId: change.sysId, tasks }
   } catch (error) {
     if (!isRefusal(error) || error.kind === 'not-found') throw error
@@ -50,9 +50,10 @@ export async function raise(desk: Desk, call: RaiseCall, tried: Tried): Promise<
 }
 
 /** The plan, the machines, and the question for the approval. */
-async function complete(desk: Desk, call: RaiseCall, change: Found): Promise<void> {
+async function complete(desk: Desk, call: RaiseCall, change: Found, tried: Tried): Promise<void> {
   const planned = plannedOf(desk.view, call.project)
-  if (desk.settings.attachment) await attachPlan(desk, change, call.digest, planText(call, planned))
+  if (desk.settings.attachment)
+    await attachPlan(desk, change, { digest: call.digest, text: planText(call, planned), tried })
   // Only a change that was not submitted yet takes them; to add them is no condition for anything.
   const names = planned.filter((one) => one.plan !== null).map((one) => one.name)
   await linkMachines(desk, change, names)
@@ -72,25 +73,6 @@ async function withdraw(desk: Desk, change: Found, problem: string): Promise<Del
 
 function refused(message: string, remedy: string): Delivered {
   return { what: 'refused', refusal: { kind: 'conflict', message, remedy } }
-}
-
-/** What was sent by a process that is gone may still take effect; until it can't, nothing is made anew. */
-function waitForLast(desk: Desk, tried: Tried): void {
-  const waitMs = desk.startedAt + desk.settings.settleMs - desk.clock.monotonicNow()
-  if (tried.isFirst || waitMs <= 0) return
-  const message = 'waiting until nothing that was sent before the restart can take effect any more'
-  throw new CallError(message, { retryMs: waitMs })
-}
-
-/** A failure after which what was to be made may exist all the same keeps the next try away for that long. */
-async function making<Value>(desk: Desk, make: () => Promise<Value>): Promise<Value> {
-  try {
-    return await make()
-  } catch (error) {
-    if (!(error instanceof ServiceNowError) || !error.isAmbiguous) throw error
-    const retryMs = Math.max(error.retryMs, desk.settings.settleMs)
-    throw new ServiceNowError(error.kind, error.message, { retryMs, isAmbiguous: true, cause: error })
-  }
 }
 
 async function findChange(desk: Desk, correlation: string): Promise<Found | null> {

@@ -6,7 +6,17 @@
 import type { Delivered } from '../../domain/events.ts'
 import { type OutboxRow, type RemoteChange, placeKey } from '../../domain/state.ts'
 import type { Tried } from '../sender.ts'
-import { type Desk, changeState, clickText, listRecords, moveRecord, patchRecord, readRecord } from './desk.ts'
+import {
+  type Desk,
+  changeState,
+  clickText,
+  listRecords,
+  making,
+  moveRecord,
+  patchRecord,
+  readRecord,
+  waitForLast,
+} from './desk.ts'
 import { ServiceNowError } from './failures.ts'
 import { type Row, askedRows, textOf } from './records.ts'
 import { type CloseCode, TASK_STATES, type TaskState } from './settings.ts'
@@ -43,6 +53,7 @@ export async function tellTask(
   const key = `[smith ${row.project.slice(0, 8)}/${row.place} ${row.at.toString(36)}]`
   const note = { work_notes: `${cut(call.note, NOTE_MAX, '... (more: smith logs)')}\n${key}` }
   const isTold = !tried.isFirst && (await hasNote(desk, task, key))
+  if (!isTold) waitForLast(desk, tried)
   const what = `noting on ${task.number}`
   const to = { table: 'change_task', sysId: task.sysId, what }
   const wanted =
@@ -52,10 +63,11 @@ export async function tellTask(
   const isDue =
     call.state === 'closed' ? state !== 'closed' && state !== 'canceled' : state === 'pending' || state === 'open'
   if (!isDue) {
-    if (!isTold) await patchRecord(desk, { ...to, fields: note })
+    if (!isTold) await making(desk, () => patchRecord(desk, { ...to, fields: note }))
     return DONE
   }
-  const isMoved = await moveRecord(desk, { ...to, fields: { ...wanted, ...(isTold ? {} : note) } })
+  const fields = { ...wanted, ...(isTold ? {} : note) }
+  const isMoved = await making(desk, () => moveRecord(desk, { ...to, fields }))
   const click = clickText(
     desk,
     task.sysId,
@@ -63,7 +75,8 @@ export async function tellTask(
     call.state === 'closed' ? 'close the task' : 'set to In Progress the task',
   )
   desk.ask(call.project, task.number, isMoved ? null : click.replace('change_request', 'change_task'))
-  if (!isMoved && !isTold && !(await hasNote(desk, task, key))) await patchRecord(desk, { ...to, fields: note })
+  if (!isMoved && !isTold && !(await hasNote(desk, task, key)))
+    await making(desk, () => patchRecord(desk, { ...to, fields: note }))
   return DONE
 }
 
