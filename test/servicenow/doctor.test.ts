@@ -1,5 +1,6 @@
 /** `smith doctor` with ServiceNow: everything that differs is found, and nothing is changed by looking. */
 import t from 'tap'
+import { ownFindings } from '../../coordinator/api/examine.ts'
 import { createSnowWorld } from './world.ts'
 
 const bad = async (lines: string, spoil: (world: Awaited<ReturnType<typeof createSnowWorld>>) => void = () => {}) => {
@@ -78,4 +79,25 @@ t.test('[DOC-4] what waits to be told is shown with what keeps it', async (t) =>
     findings.find((one) => one.subject.startsWith('outbox')),
     { level: 'bad', text: /1 calls wait: .*answered 500/ },
   )
+})
+
+t.test('[DOC-6] of the coordinator itself it says what stops or hinders patching', async (t) => {
+  const world = await createSnowWorld({ offline: ['prod-dal10-web-2'] })
+  const look = (isLocal: boolean) => ownFindings(world.driver().view, world.driver().now(), isLocal)
+  t.match(look(true), [
+    { subject: 'instance', level: 'good' },
+    { subject: 'machines', level: 'warning', text: /1 of 2 without a live agent: prod-dal10-web-2/ },
+    { subject: 'people', level: 'warning', text: 'nobody has the role requester or approver' },
+  ])
+  t.match(look(false)[2]?.text, 'nobody has the role requester')
+  await world.command('cy', {
+    type: 'userAdd',
+    name: 'eve',
+    roles: ['requester', 'approver'],
+    tokenHash: 'f'.repeat(64),
+    ttlMs: null,
+  })
+  await world.command('cy', { type: 'freeze', reason: 'storage' })
+  t.match(look(true)[0], { level: 'warning', text: 'frozen by cy: storage', remedy: 'smith unfreeze' })
+  t.match(look(true)[2], { level: 'good' })
 })
