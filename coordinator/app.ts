@@ -198,6 +198,7 @@ function remoteProvider(ports: CoordinatorPorts, driver: Driver, settings: Servi
     now: () => driver.now(),
     http: ports.http ?? fetchHttp,
     permissionMsMax: config.settings.limits.permissionAgeMsMax,
+    requesterMayApprove: config.settings.approval.requesterMayApprove,
   })
   return {
     isRemote: true,

@@ -283,3 +283,24 @@ t.test('[SNW-10] a rate limit is obeyed by all that smith asks', async (t) => {
   await world.later(60_000)
   t.ok(isGranted())
 })
+
+t.test('[SNW-36] who asked can not be the only one who approves, unless the configuration says so', async (t) => {
+  for (const requesterMayApprove of [false, true]) {
+    const world = await createSnowWorld({ approval: { requesterMayApprove } })
+    const { records } = world.standIn
+    records.put('sys_user', { user_name: 'ana', name: 'Ana' })
+    const number = await world.ask(ASK)
+    records.approve(number, 'ana')
+    await world.later(20_000)
+    t.equal(world.agent(NAMES[0]).grants().length, requesterMayApprove ? 1 : 0)
+    if (requesterMayApprove) continue
+    const { id } = world.project(number)
+    t.match(world.servicenow().troubles(id).join(), /ana asked for it and can't be the only one/)
+    records.revert(number)
+    records.edit(number, { state: '-4', approval: 'requested' })
+    records.approve(number, 'grace')
+    await world.later(20_000)
+    t.equal(world.agent(NAMES[0]).grants().length, 1)
+    t.equal(world.servicenow().troubles(id).join(), '')
+  }
+})

@@ -32,7 +32,7 @@ export const COLUMNS: { readonly [table: string]: readonly string[] } = {
     'number,state,change_request,change_task_type,short_description,description,assignment_group,on_hold,correlation_id,close_code,close_notes,work_notes,active'.split(
       ',',
     ),
-  sysapproval_approver: 'sysapproval,approver,approver.name,state,comments'.split(','),
+  sysapproval_approver: 'sysapproval,approver,approver.name,approver.user_name,state,comments'.split(','),
   sys_user: 'user_name,name'.split(','),
   sys_user_group: 'name,active'.split(','),
   cmdb_ci_server: 'name,fqdn,operational_status'.split(','),
@@ -243,6 +243,7 @@ export class Records {
           sysapproval: row['sys_id'] ?? '',
           approver: user['sys_id'] ?? '',
           'approver.name': user['name'] ?? '',
+          'approver.user_name': user['user_name'] ?? '',
           state: 'requested',
         })
     }

@@ -63,7 +63,14 @@ export async function createSnowWorld(
   const plug = (parts: PlugParts): Plug => {
     held.standIn ??= new StandIn(parts.time.now)
     held.servicenow = null
-    const made = () => (held.servicenow ??= plugIn(parts, settings, must(held.standIn ?? undefined), options.death))
+    const made = () =>
+      (held.servicenow ??= plugIn(
+        parts,
+        settings,
+        must(held.standIn ?? undefined),
+        options.death,
+        options.approval?.requesterMayApprove === true,
+      ))
     return {
       core: (view, envelope, tools) => withOutbox(view, envelope.at, step(view, envelope, tools)),
       local: { isLocal: isOutbox, step: createOutboxStep({ linkOf: (row) => linkOf(settings, row.sysId ?? '') }) },
@@ -94,6 +101,7 @@ function plugIn(
   settings: ServiceNowSettings,
   standIn: StandIn,
   death: Death | undefined,
+  requesterMayApprove: boolean,
 ): ServiceNow {
   return createServiceNow({
     settings,
@@ -106,6 +114,7 @@ function plugIn(
     random: { bytes: (count) => new Uint8Array(count) },
     log: { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} },
     permissionMsMax: 10_000,
+    requesterMayApprove,
   })
 }
 

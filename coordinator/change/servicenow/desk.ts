@@ -21,6 +21,8 @@ export type Desk = {
   readonly now: () => number
   /** When this life began, on the monotonic clock: what a former one has sent may still take effect. */
   readonly startedAt: number
+  /** Whether a person may approve what they asked for themselves. */
+  readonly requesterMayApprove: boolean
   /** What a person must do at the project's change, by subject; null when it is done. */
   readonly ask: (project: string, subject: string, text: string | null) => void
 }

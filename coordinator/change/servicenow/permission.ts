@@ -18,7 +18,12 @@ export async function readPermission(desk: Desk, change: RemoteChange, timeoutMs
   desk.ask(project, 'approval', isUnasked ? clickText(desk, sysId, number, 'press "Request Approval" on') : null)
   const isApproval = permission.approval === 'approved' && desk.view.get('projects', project)?.approval === null
   if (!isApproval && permission.approval !== 'rejected') return permission
-  return { ...permission, ...(await deciders(desk, change, permission.approval)) }
+  const { users, ...said } = await deciders(desk, change, permission.approval)
+  const isOwn = isApproval && users.length > 0 && users.every((user) => user === change.requester.toLowerCase())
+  if (!isOwn || desk.requesterMayApprove) return { ...permission, ...said }
+  const click = clickText(desk, sysId, number, 'revert to New, and someone else approve,')
+  desk.ask(project, 'approval', `${change.requester} asked for it and can't be the only one who approves it; ${click}`)
+  return { ...permission, approval: 'requested' }
 }
 
 const NAMES_MAX = 5
@@ -28,20 +33,22 @@ async function deciders(
   desk: Desk,
   change: RemoteChange,
   state: Permission['approval'],
-): Promise<Pick<Permission, 'by' | 'reason'>> {
+): Promise<Pick<Permission, 'by' | 'reason'> & { readonly users: readonly string[] }> {
   const what = `reading who decided about ${change.number ?? ''}`
-  const columns = ['sysapproval', 'state', 'approver.name', 'comments']
+  const userColumn = `approver.${desk.settings.requesterField || 'user_name'}`
+  const columns = ['sysapproval', 'state', 'approver.name', userColumn, 'comments']
   const query = `sysapproval=${change.sysId ?? ''}^state=${state}`
   try {
     const result = await listRecords(desk, { table: 'sysapproval_approver', query, columns, limit: NAMES_MAX, what })
     const isAsked = (row: Row) => textOf(row, 'sysapproval') === change.sysId && textOf(row, 'state') === state
     const rows = askedRows(result, what, isAsked)
     const names = rows.map((row) => quoted(textOf(row, 'approver.name'))).filter((name) => name !== '')
+    const users = rows.map((row) => textOf(row, userColumn).toLowerCase())
     const reasons = rows.map((row) => quoted(textOf(row, 'comments'))).filter((text) => text !== '')
-    return { by: names.length === 0 ? 'ServiceNow' : names.join(', '), reason: reasons[0] ?? null }
+    return { by: names.length === 0 ? 'ServiceNow' : names.join(', '), reason: reasons[0] ?? null, users }
   } catch (error) {
     if (!(error instanceof ServiceNowError)) throw error
     desk.log.debug({ change: change.number, problem: error.message }, 'who decided is not known')
-    return { by: 'ServiceNow', reason: null }
+    return { by: 'ServiceNow', reason: null, users: [] }
   }
 }

@@ -30,6 +30,7 @@ export type ServiceNowPorts = {
   readonly log: Log
   /** An answer that takes longer is too old to permit anything. */
   readonly permissionMsMax: number
+  readonly requesterMayApprove: boolean
 }
 
 export type ServiceNow = {
@@ -56,6 +57,7 @@ export function createServiceNow(ports: ServiceNowPorts): ServiceNow {
     log,
     now: ports.now,
     startedAt: clock.monotonicNow(),
+    requesterMayApprove: ports.requesterMayApprove,
     ask: (project, subject, text) => {
       const mine = asked.get(project) ?? new Map<string, string>()
       if (text === null) mine.delete(subject)
