@@ -3,14 +3,24 @@
  * joins them. `main` calls it with the real world, tests with parts of it. It decides nothing.
  */
 import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
+import { createOutboxStep, isOutbox, withOutbox } from './change/outbox.ts'
+import type { Finding } from './change/servicenow/doctor.ts'
+import type { Http } from './change/servicenow/http-port.ts'
+import { fetchHttp } from './change/servicenow/http.ts'
+import { createServiceNow } from './change/servicenow/provider.ts'
+import { readSecret } from './change/servicenow/secret.ts'
+import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts'
 import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
-import type { Tools } from './domain/events.ts'
+import { RefusedError } from '../protocol/errors.ts'
+import type { Elsewhere } from '../protocol/status.ts'
+import type { ChangeCall, Tools } from './domain/events.ts'
 import type { CoordinatorConfig } from './config.ts'
 import { previewOf } from './domain/preview.ts'
 import { requestQueryPrefix } from './domain/planning.ts'
 import { type ProjectRows, renderStatus, rowsOf, statusOf } from './domain/status.ts'
-import { type Driver, createDriver } from './driver.ts'
+import { step } from './domain/step.ts'
+import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { createTools } from './pattern.ts'
 import type { Clock, Log, Random, Store } from './ports.ts'
@@ -28,6 +38,8 @@ export type CoordinatorPorts = {
   readonly random: Random
   readonly log: Log
   readonly version: string
+  /** How ServiceNow is reached; Node's fetch without it. */
+  readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
   readonly onFatal: (error: Error) => void
 }
@@ -73,17 +85,15 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     log,
     outbound: {
       toAgent: (send) => sessions.send(send),
-      toChange: (call) => {
-        const told = driver.submit({ kind: 'smith' }, { type: 'localCall', call })
-        told.catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
-      },
+      toChange: (call) => provider.toChange(call),
     },
-    local: { isLocal, step: localStep },
+    ...stepsOf(config),
     onFatal: (error) => {
       notReady = `the coordinator failed: ${error.message}`
       ports.onFatal(error)
     },
   })
+  const provider = providerOf(ports, driver)
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
     driver,
@@ -100,16 +110,18 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     readiness: () => notReady,
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
-    views: viewsOf(driver, store, { instance: config.instance, tools }),
+    views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
+    examine: provider.examine,
     backup: (path, passphrase) => backup(ports, path, passphrase),
     limits: { feedClientsMax: config.feed.clientsMax },
   })
   return {
     driver,
     start: async () => {
-      for (const call of unfinishedClosings(driver.view))
-        await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+      refuseOtherProvider(config, driver)
+      await provider.before()
       await driver.start()
+      provider.start()
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
       notReady = null
@@ -119,10 +131,102 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       notReady = 'the coordinator is stopping'
       sessions.stop()
       await api.close()
+      provider.stop()
       await driver.stop()
       store.close()
     },
   }
+}
+
+/** Where changes are raised and asked about. */
+type Provider = {
+  readonly isRemote: boolean
+  readonly toChange: (call: ChangeCall) => void
+  /** What must be done before anything else is decided. */
+  readonly before: () => Promise<void>
+  readonly start: () => void
+  readonly stop: () => void
+  /** How a project's change stands at a provider outside smith; null for one that smith keeps itself. */
+  readonly elsewhereOf: (project: string) => Elsewhere | null
+  readonly examine: () => Promise<readonly Finding[]>
+}
+
+/** The steps that belong to the provider: its own events, and what it adds to each turn of the core. */
+function stepsOf({ change }: CoordinatorConfig): Pick<DriverPorts, 'core' | 'local'> {
+  if (change.provider === 'local') return { local: { isLocal, step: localStep } }
+  const { servicenow } = change
+  return {
+    core: (view, envelope, tools) => withOutbox(view, envelope.at, step(view, envelope, tools)),
+    local: {
+      isLocal: isOutbox,
+      step: createOutboxStep({ linkOf: (row) => linkOf(servicenow, row.sysId ?? '') }),
+    },
+  }
+}
+
+function providerOf(ports: CoordinatorPorts, driver: Driver): Provider {
+  const { change } = ports.config
+  return change.provider === 'local' ? localProvider(ports, driver) : remoteProvider(ports, driver, change.servicenow)
+}
+
+function localProvider({ log }: CoordinatorPorts, driver: Driver): Provider {
+  return {
+    isRemote: false,
+    toChange: (call) => {
+      const told = driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+      told.catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
+    },
+    before: async () => {
+      for (const call of unfinishedClosings(driver.view))
+        await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
+    },
+    start: () => {},
+    stop: () => {},
+    elsewhereOf: () => null,
+    examine: async () => [
+      { subject: 'change provider', level: 'good', text: 'local: smith keeps its changes itself', remedy: null },
+    ],
+  }
+}
+
+function remoteProvider(ports: CoordinatorPorts, driver: Driver, settings: ServiceNowSettings): Provider {
+  const { clock, random, log, config } = ports
+  const servicenow = createServiceNow({
+    ...{ settings, clock, random, log, readSecret },
+    view: driver.view,
+    submit: (event) => driver.submit({ kind: 'change' }, event),
+    now: () => driver.now(),
+    http: ports.http ?? fetchHttp,
+    permissionMsMax: config.settings.limits.permissionAgeMsMax,
+    requesterMayApprove: config.settings.approval.requesterMayApprove,
+  })
+  return {
+    isRemote: true,
+    toChange: servicenow.toChange,
+    before: async () => {},
+    start: servicenow.start,
+    stop: servicenow.stop,
+    elsewhereOf: (project) => {
+      const row = driver.view.archived('remoteChanges', project)
+      if (row?.sysId == null) return null
+      return { link: servicenow.linkOf(row), troubles: servicenow.troubles(project).map((text) => text.slice(0, 1000)) }
+    },
+    examine: servicenow.examine,
+  }
+}
+
+/** A change is asked about where it was raised. */
+function refuseOtherProvider({ change }: CoordinatorConfig, { view }: Driver): void {
+  const other = change.provider === 'local' ? 'servicenow' : 'local'
+  const count = view.size(other === 'local' ? 'localChanges' : 'remoteChanges')
+  if (count === 0) return
+  throw new RefusedError([
+    {
+      kind: 'conflict',
+      message: `${count} open change${count === 1 ? ' was' : 's were'} raised with the change provider "${other}"`,
+      remedy: `set provider = "${other}" in [change] again until they are closed (smith status, smith cancel), then change it`,
+    },
+  ])
 }
 
 function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {
@@ -143,12 +247,15 @@ function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<type
 function viewsOf(
   driver: Driver,
   store: Store,
-  given: { readonly instance: string; readonly tools: Tools },
+  given: { readonly instance: string; readonly tools: Tools; readonly provider: Provider },
 ): ApiPorts['views'] {
   return {
+    isRemote: given.provider.isRemote,
     status: (change) => {
       const rows = projectRows(driver, store, change)
-      return rows === undefined ? undefined : statusOf(rows, given.instance)
+      return rows === undefined
+        ? undefined
+        : statusOf(rows, given.instance, given.provider.elsewhereOf(rows.project.id))
     },
     statusText: (status) => renderStatus(status, driver.now()),
     previewPlan: (request) =>

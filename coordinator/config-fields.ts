@@ -2,57 +2,13 @@
  * Every key of the coordinator's configuration, once: its check, its default and what a person reads about it. The
  * reading (config.ts), the error messages and CONFIG_REFERENCE all come from here, so none can drift from another.
  */
-import { isAbsolute } from 'node:path'
 import { RE2JS } from 're2js'
 import * as v from 'valibot'
 import { isTimezone, ruleProblem } from './calendar.ts'
+import { type Section, field, flag, path, seconds, whole } from './config-kinds.ts'
+import { SERVICENOW } from './config-servicenow.ts'
 
-/** One key. `fallback: undefined` means that it must be given. */
-export type Field<Value> = {
-  readonly schema: v.GenericSchema<unknown, Value>
-  readonly fallback: Value | undefined
-  readonly accepted: string
-  readonly about: string
-}
-export type Section = { readonly [key: string]: Field<unknown> }
-export type ValuesOf<Fields extends Section> = {
-  readonly [Key in keyof Fields]: Fields[Key] extends Field<infer Value> ? Value : never
-}
-
-function field<Value>(
-  about: string,
-  accepted: string,
-  schema: v.GenericSchema<unknown, Value>,
-  fallback?: Value,
-): Field<Value> {
-  return { schema, fallback, accepted, about }
-}
-
-function seconds(
-  about: string,
-  fallback: number,
-  bounds: { readonly min: number; readonly max: number },
-): Field<number> {
-  const schema = v.pipe(v.number(), v.finite(), v.minValue(bounds.min), v.maxValue(bounds.max))
-  return field(about, `seconds, ${bounds.min} to ${bounds.max}`, schema, fallback)
-}
-
-function whole(about: string, fallback: number, bounds: { readonly min: number; readonly max: number }): Field<number> {
-  const schema = v.pipe(v.number(), v.safeInteger(), v.minValue(bounds.min), v.maxValue(bounds.max))
-  return field(about, `a whole number, ${bounds.min} to ${bounds.max}`, schema, fallback)
-}
-
-const flag = (about: string, fallback: boolean) => field(about, 'true or false', v.boolean(), fallback)
-const path = (about: string, fallback: string) =>
-  field(
-    about,
-    'an absolute path',
-    v.pipe(
-      v.string(),
-      v.check((text) => isAbsolute(text) && !text.includes('\0')),
-    ),
-    fallback,
-  )
+export type { Field, Section, ValuesOf } from './config-kinds.ts'
 
 /** A socket's address: host and port, an IPv6 address in brackets. */
 export const LISTEN_PATTERN = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})$/
@@ -102,7 +58,12 @@ export const TOP = {
   ),
 }
 export const CHANGE = {
-  provider: field('Where change requests are raised and approved.', '"local"', v.picklist(['local']), 'local' as const),
+  provider: field(
+    'Where change requests are raised and approved: in smith itself, or in ServiceNow (see change.servicenow).',
+    '"local" or "servicenow"',
+    v.picklist(['local', 'servicenow'] as const),
+    'local',
+  ),
   requester_may_approve: flag('Whether a person may approve what they asked for themselves.', false),
   local_admin_may_approve: flag(
     'Whether the admin socket, which has no person behind it, may approve. For a laboratory only.',
@@ -204,6 +165,7 @@ export const REGIONS = {
 export const SECTIONS: { readonly [section: string]: Section } = {
   '': TOP,
   change: CHANGE,
+  'change.servicenow': SERVICENOW,
   clusters: CLUSTERS,
   schedule: SCHEDULE,
   limits: LIMITS,

@@ -23,6 +23,7 @@ import {
   portOf,
 } from './config-fields.ts'
 import { lineOfKey } from './config-lines.ts'
+import { SERVICENOW, servicenowProblems, servicenowSettings } from './config-servicenow.ts'
 import type { Settings } from './domain/events.ts'
 
 export { CONFIG_REFERENCE, type ConfigEntry, configReferenceText } from './config-fields.ts'
@@ -35,7 +36,9 @@ export type CoordinatorConfig = {
   readonly listen: { readonly host: string; readonly port: number }
   readonly stateDir: string
   readonly adminSocket: string
-  readonly change: { readonly provider: 'local' }
+  readonly change:
+    | { readonly provider: 'local' }
+    | { readonly provider: 'servicenow'; readonly servicenow: ReturnType<typeof servicenowSettings> }
   readonly sockets: {
     readonly pingMs: number
     readonly deadMs: number
@@ -86,6 +89,9 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   const reader = readerOf(text, file)
   const top = reader.section('', TOP, document)
   const change = reader.section('change', CHANGE, document)
+  const servicenow = reader.section('change.servicenow', SERVICENOW, document)
+  if (change?.provider === 'servicenow' && servicenow !== null)
+    for (const problem of servicenowProblems(servicenow)) reader.refuse(...problem)
   const clusters = reader.section('clusters', CLUSTERS, document)
   const schedule = reader.section('schedule', SCHEDULE, document)
   const limits = reader.section('limits', LIMITS, document)
@@ -101,6 +107,7 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
     reader.refusals.length > 0 ||
     top === null ||
     change === null ||
+    servicenow === null ||
     clusters === null ||
     schedule === null ||
     limits === null ||
@@ -108,12 +115,13 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   ) {
     return { ok: false, refusals: reader.refusals }
   }
-  return { ok: true, config: configOf({ top, change, clusters, schedule, limits, regions }) }
+  return { ok: true, config: configOf({ top, change, servicenow, clusters, schedule, limits, regions }) }
 }
 
 type Values = {
   readonly top: ValuesOf<typeof TOP>
   readonly change: ValuesOf<typeof CHANGE>
+  readonly servicenow: ValuesOf<typeof SERVICENOW>
   readonly clusters: ValuesOf<typeof CLUSTERS>
   readonly schedule: ValuesOf<typeof SCHEDULE>
   readonly limits: ValuesOf<typeof LIMITS>
@@ -122,7 +130,7 @@ type Values = {
 
 const ms = (value: number) => Math.round(value * 1000)
 
-function configOf({ top, change, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
+function configOf({ top, change, servicenow, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
   const [, bracketed, host] = LISTEN_PATTERN.exec(top.listen) ?? []
   return {
     settings: {
@@ -159,7 +167,10 @@ function configOf({ top, change, clusters, schedule, limits, regions }: Values):
     listen: { host: bracketed ?? host ?? '', port: portOf(top.listen) },
     stateDir: top.state_dir,
     adminSocket: top.admin_socket,
-    change: { provider: change.provider },
+    change:
+      change.provider === 'local'
+        ? { provider: 'local' }
+        : { provider: 'servicenow', servicenow: servicenowSettings(servicenow) },
     sockets: {
       pingMs: ms(limits.ping),
       deadMs: ms(limits.dead),
@@ -228,14 +239,12 @@ function readerOf(text: string, file: string): Reader {
     fields: Fields,
     document: Record<string, unknown>,
   ): ValuesOf<Fields> | null => {
-    const given = name === '' ? document : (document[name] ?? {})
+    const given = name === '' ? document : (tableAt(document, name) ?? {})
     if (!isTable(given)) {
       refuse(name, `can't be ${shown(given)}`, `write a section: [${name}]`)
       return null
     }
-    const subsections =
-      name === '' ? [...Object.keys(SECTIONS).filter((key) => key !== ''), ...Object.keys(REGIONS)] : []
-    refuseUnknown(name, given, [...Object.keys(fields), ...subsections])
+    refuseUnknown(name, given, [...Object.keys(fields), ...subsectionsOf(name)])
     const before = refusals.length
     const values = Object.fromEntries(
       Object.entries(fields).map(([key, entry]) => [
@@ -250,6 +259,18 @@ function readerOf(text: string, file: string): Reader {
     return { regions: isTable(values) ? (values as Record<string, string>) : null }
   }
   return { refusals, refuse, section, regions }
+}
+
+/** The table of a section; its name may be a path (`change.servicenow`). What is no table on the way is told by its own section. */
+function tableAt(document: Record<string, unknown>, name: string): unknown {
+  return name.split('.').reduce<unknown>((table, part) => (isTable(table) ? own(table, part) : undefined), document)
+}
+
+function subsectionsOf(name: string): string[] {
+  const names = [...Object.keys(SECTIONS), ...(name === '' ? Object.keys(REGIONS) : [])].filter((one) => one !== '')
+  return name === ''
+    ? names.filter((one) => !one.includes('.'))
+    : names.filter((one) => one.startsWith(`${name}.`)).map((one) => one.slice(name.length + 1))
 }
 
 const own = (table: Record<string, unknown>, key: string) => (Object.hasOwn(table, key) ? table[key] : undefined)

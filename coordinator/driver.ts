@@ -35,7 +35,7 @@ export type DriverPorts = {
   readonly settings: Settings
   readonly log: Log
   readonly outbound: Outbound
-  /** The core's step; given only by the simulator, which plants bugs in it. */
+  /** The core's step, where something is added to it: the outbox of a provider, or a bug that the simulator plants. */
   readonly core?: typeof step
   /** The step of the provider that lives in this process, and the events that are its own. */
   readonly local?: {

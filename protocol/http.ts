@@ -46,6 +46,8 @@ export const planViewSchema = v.strictObject({
   skipped: v.array(v.strictObject({ name: v.string(), reason: v.string() })),
   /** How the project will go: its phases, what follows a failure, its window. Empty for what goes without saying. */
   terms: v.array(v.string()),
+  /** Where a person decides about the change, when that is not in smith. */
+  decideAt: v.optional(v.string()),
 })
 export type PlanView = v.InferOutput<typeof planViewSchema>
 export const requestViewSchema = v.strictObject({
@@ -203,6 +205,19 @@ export const backupAnswerSchema = v.strictObject({
   sha256: sha256Schema,
   rev: countSchema,
 })
+
+/** What `smith doctor` found: nothing is changed by looking. */
+export const doctorSchema = v.strictObject({
+  findings: v.array(
+    v.strictObject({
+      subject: v.string(),
+      level: v.picklist(['good', 'warning', 'bad']),
+      text: v.string(),
+      remedy: v.nullable(v.string()),
+    }),
+  ),
+})
+export type DoctorView = v.InferOutput<typeof doctorSchema>
 
 const none = v.strictObject({})
 /** Seconds to wait for an answer other than `planning` or `raising`, at most 30. */
@@ -420,6 +435,7 @@ export const ROUTES = {
     body: userRevokeBodySchema,
     answer: doneSchema,
   },
+  doctor: { method: 'GET', path: '/api/v1/doctor', roles: admin, query: none, body: null, answer: doctorSchema },
   backup: {
     method: 'POST',
     path: '/api/v1/backup',

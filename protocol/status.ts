@@ -83,6 +83,10 @@ export const holderSchema = v.strictObject({
 })
 export type Holder = v.InferOutput<typeof holderSchema>
 
+/** The change at a provider outside smith: where a person sees it, and what keeps it from going on there. */
+export const elsewhereSchema = v.strictObject({ link: shortTextSchema, troubles: v.array(shortTextSchema) })
+export type Elsewhere = v.InferOutput<typeof elsewhereSchema>
+
 export const statusSchema = v.strictObject({
   change: v.nullable(shortTextSchema),
   instance: shortTextSchema,
@@ -98,6 +102,7 @@ export const statusSchema = v.strictObject({
   createdAt: instantSchema,
   closedAt: v.nullable(instantSchema),
   closeNotes: v.nullable(v.string()),
+  elsewhere: v.optional(elsewhereSchema),
   totals: v.strictObject({
     pass: countSchema,
     fail: countSchema,

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'dd4cce9df6b68b804e8808e41a84b3851dc89a39324ac478c65105adc1a7229e',
+    hash: '3b490663f70ad28005c5f7355a9b212fc284c8d4797bdc5cec1f8a0c9d4eaa40',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -8,13 +8,14 @@ import { compareNaturally } from '../../protocol/natural-order.ts'
 import { machineNamed } from '../domain/selection.ts'
 import { refuse } from './bodies.ts'
 import type { Hand, Handlers } from './calls.ts'
+import { ownFindings } from './examine.ts'
 import type { ApiPorts } from './ports.ts'
 
 const ENROL_TTL_SECONDS = 3600
 const DAY_MS = 86_400_000
 
 type Enrolling = 'enrolNew' | 'enrolList' | 'enrolRevoke' | 'enrol'
-type People = 'userAdd' | 'userList' | 'userRevoke' | 'backup'
+type People = 'userAdd' | 'userList' | 'userRevoke' | 'backup' | 'doctor'
 
 export function keeping(ports: ApiPorts, hand: Hand): Pick<Handlers, Enrolling | People> {
   return { ...enrolling(ports, hand), ...people(ports, hand) }
@@ -107,6 +108,11 @@ function people(ports: ApiPorts, { command }: Hand): Pick<Handlers, People> {
       if (ports.backup === undefined)
         return refuse('unavailable', 'this coordinator makes no backups', 'start it with a state folder')
       return ports.backup(call.body.path, call.body.passphrase)
+    },
+    doctor: async () => {
+      const isLocal = ports.views.isRemote !== true
+      const findings = [...ownFindings(driver.view, driver.now(), isLocal), ...((await ports.examine?.()) ?? [])]
+      return { ok: true, value: { findings } }
     },
   }
 }

@@ -34,6 +34,8 @@ const SUMMARIES: { readonly [Name in RouteName]: string } = {
   userAdd: 'Give a person roles and a token; it is shown this once.',
   userList: 'The people.',
   userRevoke: "Revoke a person's token.",
+  doctor:
+    'What differs from how it should be: of the coordinator, its machines, and its change provider. Changes nothing.',
   backup: 'Write a sealed backup on the coordinator. Admin socket only.',
 }
 

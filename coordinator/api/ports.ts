@@ -6,7 +6,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Refusal } from '../../protocol/errors.ts'
-import type { BackupAnswer, PlanView } from '../../protocol/http.ts'
+import type { BackupAnswer, DoctorView, PlanView } from '../../protocol/http.ts'
 import type { Status } from '../../protocol/status.ts'
 import type { Request } from '../domain/state.ts'
 import type { Tools } from '../domain/events.ts'
@@ -55,11 +55,15 @@ export type ApiPorts = {
   readonly views: {
     readonly status: (change: string) => Status | undefined
     readonly statusText: (status: Status) => string
+    /** Whether changes are decided about outside smith. */
+    readonly isRemote?: boolean
     /** The plan of a request that has no project (a preview); without it such a request shows none. */
     readonly previewPlan?: (request: Request) => PlanView | undefined
   }
   /** Writes the sealed backup; it must refuse a file that exists. */
   readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
+  /** Looks at what is around the coordinator, without changing it. */
+  readonly examine?: () => Promise<readonly DoctorView['findings'][number][]>
   /** Why the coordinator can't serve now, null when it can. */
   readonly readiness?: () => string | null
   readonly limits?: Partial<ApiLimits>

@@ -104,7 +104,9 @@ export function planView(ports: ApiPorts, project: Project): PlanView {
   const warnings = new Map(
     ports.store.list('queries', requestQueryPrefix(project.request)).map((query) => [query.machine, query.warnings]),
   )
+  const elsewhere = project.change === null ? undefined : ports.views.status(project.change)?.elsewhere
   return {
+    ...(elsewhere === undefined ? {} : { decideAt: elsewhere.link }),
     digest: project.digest,
     build: project.build,
     region: project.region,

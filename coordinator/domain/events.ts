@@ -7,7 +7,9 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
-import type { Actor, Instant, Span, Write } from './state.ts'
+import type { Actor, ChangeCall, Instant, RemoteChange, Span, Write } from './state.ts'
+
+export type { ChangeCall } from './state.ts'
 
 /** The frames of an agent that the core decides about; pings and proofs stay with the session. */
 export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' }>
@@ -107,41 +109,17 @@ export type Event =
   | { readonly type: 'providerFailed'; readonly project: string; readonly ask: string | null; readonly reason: string }
   /** A call on the provider that lives in this process (change/local). */
   | { readonly type: 'localCall'; readonly call: ChangeCall }
+  /** What became of a call of the outbox (change/outbox). */
+  | { readonly type: 'callDelivered'; readonly project: string; readonly place: number; readonly delivered: Delivered }
 
 export type Envelope = { readonly at: Instant; readonly actor: Actor; readonly event: Event }
 
-/** What the core asks of the change provider. Every call may be repeated; `raise` is idempotent by project. */
-export type ChangeCall =
-  | {
-      readonly call: 'raise'
-      readonly project: string
-      readonly requester: string
-      readonly summary: string
-      readonly digest: string
-      readonly build: string
-      readonly outageMinutes: number
-      readonly bags: readonly { readonly name: string; readonly machines: readonly string[] }[]
-      /** How the project will go, for those who approve it, and its window. */
-      readonly terms: readonly string[]
-      readonly window: Span | null
-      readonly warnings: readonly string[]
-    }
-  | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }
-  | {
-      readonly call: 'task'
-      readonly project: string
-      readonly change: string
-      readonly task: string
-      readonly state: 'open' | 'working' | 'closed'
-      readonly note: string
-    }
-  | {
-      readonly call: 'close'
-      readonly project: string
-      readonly change: string
-      readonly code: 'successful' | 'successful_issues' | 'unsuccessful'
-      readonly notes: string
-    }
+/** What came of a call that was made at a provider outside smith. */
+export type Delivered =
+  | { readonly what: 'done' }
+  | { readonly what: 'raised'; readonly number: string; readonly sysId: string; readonly tasks: RemoteChange['tasks'] }
+  /** Nothing was raised, and nothing will be. */
+  | { readonly what: 'refused'; readonly refusal: Refusal }
 
 /** What is sent after the commit. Each may be lost or repeated; it is derived again from the state. */
 export type Send =

@@ -204,8 +204,18 @@ export function endOrder(draft: Draft, order: Order, ending: Ending): void {
     draft,
     project,
     target,
-    `${target.name}: ${ending.state}${ending.cause === null ? '' : ` (${ending.cause})`}: ${ending.message}${pendingNote(target)}`,
+    `${target.name}: ${ending.state}${ending.cause === null ? '' : ` (${ending.cause})`}: ${ending.message}${pendingNote(target)}${diagnosisOf(ending)}`,
   )
+}
+
+const DIAGNOSIS_LINES_MAX = 20
+
+/** What whoever reads the task needs to understand a failure without smith at hand. */
+function diagnosisOf({ state, evidence, advice }: Ending): string {
+  if (state === 'succeeded') return ''
+  const quoted = evidence.slice(-DIAGNOSIS_LINES_MAX).map((line) => `\n> ${line}`)
+  const tips = advice.slice(0, DIAGNOSIS_LINES_MAX).map((line) => `\n- ${line}`)
+  return [...quoted, ...tips].join('')
 }
 
 /** What is said of a reboot that is due and was not done. */

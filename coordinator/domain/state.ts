@@ -335,6 +335,64 @@ export type LocalChange = {
   readonly notes: readonly string[]
 }
 
+/** What the core asks of the change provider. Every call may be repeated; `raise` is idempotent by project. */
+export type ChangeCall =
+  | {
+      readonly call: 'raise'
+      readonly project: string
+      readonly requester: string
+      readonly summary: string
+      readonly digest: string
+      readonly build: string
+      readonly outageMinutes: number
+      readonly bags: readonly { readonly name: string; readonly machines: readonly string[] }[]
+      /** How the project will go, for those who approve it, and its window. */
+      readonly terms: readonly string[]
+      readonly window: Span | null
+      readonly warnings: readonly string[]
+    }
+  | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }
+  | {
+      readonly call: 'task'
+      readonly project: string
+      readonly change: string
+      readonly task: string
+      readonly state: 'open' | 'working' | 'closed'
+      readonly note: string
+    }
+  | {
+      readonly call: 'close'
+      readonly project: string
+      readonly change: string
+      readonly code: 'successful' | 'successful_issues' | 'unsuccessful'
+      readonly notes: string
+    }
+
+/**
+ * The change of a project at a provider outside smith. Its calls wait in the outbox under the numbers from `sent` to
+ * `queued` (exclusive); the core never reads it.
+ */
+export type RemoteChange = {
+  readonly project: string
+  readonly requester: string
+  readonly digest: string
+  /** Null until it is known that it was raised. */
+  readonly number: string | null
+  /** The provider's own key of it, and of its tasks in the order of the bags. */
+  readonly sysId: string | null
+  readonly tasks: readonly { readonly number: string; readonly sysId: string }[]
+  readonly sent: number
+  readonly queued: number
+}
+
+/** A call that a turn wants to be made at a provider outside smith, committed with that turn. */
+export type OutboxRow = {
+  readonly project: string
+  readonly place: number
+  readonly at: Instant
+  readonly call: Exclude<ChangeCall, { call: 'permission' }>
+}
+
 /** The permission that a project has asked for and that is not answered yet. In memory only: a restart asks anew. */
 export type PendingAsk = { readonly id: string; readonly at: Instant }
 
@@ -359,6 +417,10 @@ export type Tables = {
   readonly lines: Line
   readonly plans: StoredPlan
   readonly localChanges: LocalChange
+  /** By project. */
+  readonly remoteChanges: RemoteChange
+  /** By project and place, padded so that keys sort in order. */
+  readonly outbox: OutboxRow
 }
 export type TableName = keyof Tables
 
@@ -383,6 +445,8 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   lines: { stored: true, inView: true },
   plans: { stored: true, inView: false },
   localChanges: { stored: true, inView: true },
+  remoteChanges: { stored: true, inView: true },
+  outbox: { stored: true, inView: true },
 }
 
 /** One row to write. `row: null` deletes it; `live: false` keeps it in the store and drops it from memory. */

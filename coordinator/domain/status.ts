@@ -2,7 +2,7 @@
  * The honest answer to "how far is it, what failed, why": made from the rows of one project, live or finished, as
  * data (protocol/status.ts) and as the text of DESIGN section 1, to the letter. Pure; called by api and chat.
  */
-import type { Holder, ProjectState, Status, Stop } from '../../protocol/status.ts'
+import type { Holder, ProjectState, Status, Stop, Elsewhere } from '../../protocol/status.ts'
 import type { View } from './draft.ts'
 import type { Bag, Counts, Instant, Project, Target } from './state.ts'
 import { shortList } from './selection.ts'
@@ -90,7 +90,7 @@ function sumOf(bags: readonly Bag[]): Counts {
   )
 }
 
-export function statusOf(rows: ProjectRows, instance: string): Status {
+export function statusOf(rows: ProjectRows, instance: string, elsewhere: Elsewhere | null = null): Status {
   const { project, bags, targets } = rows
   const isClosed = project.state === 'closed'
   const stopAt = stopBag(rows)
@@ -111,6 +111,7 @@ export function statusOf(rows: ProjectRows, instance: string): Status {
     createdAt: project.createdAt,
     closedAt: project.closedAt,
     closeNotes: project.closeNotes,
+    ...(elsewhere === null ? {} : { elsewhere }),
     totals: project.counts,
     phases: numbers.map((number) => {
       const inPhase = bags.filter((bag) => bag.phase === number)
@@ -152,6 +153,7 @@ export function renderStatus(status: Status, at: Instant): string {
     `Project: ${status.change ?? ''} Patch: ${status.region} ${status.title} with Build \`${status.build}\``,
     `TOTALS: Pass: ${status.totals.pass}, Failed ${listed('fail')}, Unstarted ${listed('unstarted')}` +
       `${extra('Running', 'running')}${extra('Unknown', 'unknown')}${extra('Skipped', 'skipped')}${extra('Cancelled', 'cancelled')}`,
+    ...elsewhereLines(status.elsewhere),
   ]
   const stopAt = status.stop === null ? null : bagOfStop(status)
   for (const phase of status.phases) {
@@ -170,6 +172,12 @@ export function renderStatus(status: Status, at: Instant): string {
     }
   }
   return lines.map(oneLine).join('\n')
+}
+
+/** Only a change outside smith has them: those of smith's own are looked at and decided about here. */
+function elsewhereLines(elsewhere: Elsewhere | undefined): string[] {
+  if (elsewhere === undefined) return []
+  return [`CHANGE: ${elsewhere.link}`, ...elsewhere.troubles.map((text) => `TO DO: ${text}`)]
 }
 
 /** Machines and people are quoted; what they wrote must not look like a line of the status itself. */

@@ -60,7 +60,8 @@ function handle(draft: Draft, event: Event): Reply {
     case 'providerFailed':
       return takeFailure(draft, event)
     case 'localCall':
-      throw new Error('localCall belongs to change/local, not to the core')
+    case 'callDelivered':
+      throw new Error(`${event.type} belongs to the change provider, not to the core`)
     default:
       return unreachable(event)
   }

@@ -46,6 +46,8 @@ const plainTables = [
   'targets',
   'plans',
   'localChanges',
+  'remoteChanges',
+  'outbox',
 ]
 
 const first = `

@@ -299,7 +299,7 @@ t.test('[CLI-6] approve shows plan and digest, asks, and sends just that digest'
   const sent = () => fake.calls.filter((call) => call.name === 'approve').map((call) => call.body['digest'])
   const off = await home.run(['approve', s.CHANGE])
   t.match(off, { status: 2, err: /off a terminal an approval needs the digest[^]*smith status CHG0268453 --json/ })
-  t.equal(fake.calls.length, 0)
+  t.same(sent(), [])
   const other = await home.run(['approve', s.CHANGE, '--digest', s.hash('0')])
   t.match(other, { status: 1, out: /Digest: d{64}/, err: /is d{64}, not the one given; nothing was approved/ })
   const no = await home.terminal(['approve', s.CHANGE], { input: '\n' })
@@ -310,6 +310,33 @@ t.test('[CLI-6] approve shows plan and digest, asks, and sends just that digest'
   const named = await home.run(['approve', s.CHANGE, '--digest', s.hash('d'), '--reason', 'tuesday'])
   t.equal(named.status, 0)
   t.same(sent(), [s.hash('d'), s.hash('d')])
+})
+
+t.test('[SNW-28] a change that is approved elsewhere is answered with the link, and nothing is approved', async (t) => {
+  const { home, fake } = await setUp(t)
+  fake.on('plan', () => s.planView([s.planEntry('web-1')], { decideAt: 'https://site.example/nav_to.do?uri=x' }))
+  for (const more of [[], ['--digest', s.hash('d')]]) {
+    const told = await home.run(['approve', s.CHANGE, ...more])
+    t.match(told, {
+      status: 1,
+      out: '',
+      err: /is approved where it was raised[^]*Open: https:\/\/site\.example\/nav_to\.do/,
+    })
+  }
+  t.same(
+    fake.calls.filter((call) => call.name === 'approve'),
+    [],
+  )
+})
+
+t.test('[DOC-5] doctor says what it found with what to do, and its exit status is of the worst', async (t) => {
+  const { home, fake } = await setUp(t)
+  const good = { subject: 'clock', level: 'good', text: 'is right', remedy: null }
+  const bad = { subject: 'reach', level: 'bad', text: 'no answer', remedy: 'look at the url' }
+  fake.on('doctor', ({ nth }) => ({ findings: nth === 0 ? [good] : [good, bad] }))
+  t.match(await home.run(['doctor']), { status: 0, out: /^ok: clock: is right\n$/ })
+  t.match(await home.run(['doctor']), { status: 1, out: /ok: clock[^]*bad: reach: no answer\n   do: look at the url/ })
+  t.match(JSON.parse((await home.run(['doctor', '--json'])).out), [good, bad])
 })
 
 t.test('[CLI-22] each deciding verb makes its own call, with its reason, and asks nothing', async (t) => {

@@ -106,11 +106,11 @@ prefetch_ahead = 0
 t.test('[CFG-2] a wrong value is refused with file, line, key and what is accepted, all at once', async (tt) => {
   tt.same(
     refused(
-      'instance = "prod"\nlisten = "7600"\n\n[limits]\n# a comment\nwait_max = "long"\ngrant_life = 601\npings = 3\n[change]\nprovider = "servicenow"\n',
+      'instance = "prod"\nlisten = "7600"\n\n[limits]\n# a comment\nwait_max = "long"\ngrant_life = 601\npings = 3\n[change]\nprovider = "jira"\n',
     ),
     [
       'c.toml:2: listen can\'t be "7600" | give host:port, an IPv6 address in brackets',
-      'c.toml:10: change.provider can\'t be "servicenow" | give "local"',
+      'c.toml:10: change.provider can\'t be "jira" | give "local" or "servicenow"',
       'c.toml:8: limits.pings is no key of the configuration | did you mean limits.ping?',
       'c.toml:6: limits.wait_max can\'t be "long" | give seconds, 0.1 to 604800',
       "c.toml:7: limits.grant_life can't be 601 | give seconds, 1 to 600",
@@ -128,6 +128,34 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
     'change.provider': ['"snow"', '1'],
     'change.requester_may_approve': ['"yes"', '1'],
     'change.local_admin_may_approve': ['"true"'],
+    ...Object.fromEntries(
+      Object.entries({
+        url: ['"ftp://x"', '"http://site.example"', '"https://site.example/"', '1'],
+        auth: ['"token"'],
+        client_id: ['"a b"', '1'],
+        scope: ['"a\\u0000"'],
+        user: ['"a:b"'],
+        secret_file: ['"secret"', '1'],
+        assignment_group: ['"Linux"', '1'],
+        model: ['"normal"'],
+        template: ['"x"'],
+        fields: ['"x"', '{ "a^b" = "x" }', '{ a = 1 }'],
+        task_fields: ['{ A = "x" }'],
+        states: ['{ gone = "1" }', '{ new = "" }', '{ new = "-4" }'],
+        task_states: ['{ open = "2" }'],
+        close_codes: ['{ good = "x" }'],
+        approval_required: ['"yes"'],
+        request_approval: ['1'],
+        flow_tasks: ['"Implement"', '[""]'],
+        correlation_prefix: ['""', '"a^b"'],
+        ci_table: ['"a b"'],
+        requester_field: ['"a^b"'],
+        attachment: ['"no"'],
+        ...Object.fromEntries(
+          ['planned', 'timeout', 'settle', 'retry_min', 'retry_max', 'poll'].map((key) => [key, ['-1', '"1"', '1e12']]),
+        ),
+      }).map(([key, values]) => [`change.servicenow.${key}`, values]),
+    ),
     'schedule.timezone': ['"Mars/Olympus"', '1', '""'],
     'schedule.windows': ['"0 22 * * * for 6h"', '["0 22 * * *"]', '["61 * * * * for 1h"]', '[1]'],
     'schedule.blackouts': ['["2026-02-30T00:00/04:00"]', '["0 22 * * * for 0m"]'],
@@ -149,11 +177,11 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
   )
   for (const [key, values] of Object.entries(wrong)) {
     for (const value of values) {
-      const [section, name] = key.includes('.') ? key.split('.') : ['', key]
+      const [, section = '', name = key] = /^(.+)\.([^.]+)$/.exec(key) ?? []
       const text = `${key === 'instance' ? '' : minimal}${section === '' ? '' : `[${section}]\n`}${name} = ${value}\n`
       tt.match(
         refused(text).join('\n'),
-        new RegExp(`c\\.toml:\\d+: ${key.replace('.', '\\.')} can't be`),
+        new RegExp(`c\\.toml:\\d+: ${key.replaceAll('.', '\\.')} can't be`),
         `${key} = ${value}`,
       )
     }
@@ -274,3 +302,59 @@ t.test('[CFG-2] the line of a key is found in every way of writing it', async (t
   ]
   for (const [path, line] of lines) tt.equal(lineOfKey(text, path), line, path.join('.'))
 })
+
+const SNOW = `instance = "prod"
+[change]
+provider = "servicenow"
+[change.servicenow]
+url = "https://site.service-now.com"
+client_id = "smith"
+secret_file = "/run/credentials/smith/secret"
+assignment_group = "${'a'.repeat(32)}"
+`
+
+t.test('[SNW-29] ServiceNow needs little, and every name of a site can be given', async (tt) => {
+  const { change } = given(`${SNOW}fields = { u_outage = "{outage}" }\nstates = { review = "10" }\nsettle = 5\n`)
+  if (change.provider !== 'servicenow') throw new Error('the wrong provider')
+  tt.match(change.servicenow, {
+    url: 'https://site.service-now.com',
+    auth: { kind: 'oauth', clientId: 'smith', secretFile: '/run/credentials/smith/secret' },
+    fields: { u_outage: '{outage}' },
+    states: { new: '-5', review: '10', closed: '3' },
+    settleMs: 5000,
+    approvalRequired: true,
+  })
+  const basic = given(SNOW.replace('client_id = "smith"', 'auth = "basic"\nuser = "smith"'))
+  tt.match(basic.change, { servicenow: { auth: { kind: 'basic', user: 'smith' } } })
+  tt.match(given(minimal).change, { provider: 'local' }, 'without the provider its section asks for nothing')
+})
+
+t.test(
+  '[SNW-29] what is missing or wrong for ServiceNow is refused with file, line and key, all at once',
+  async (tt) => {
+    const empty = refused('instance = "prod"\n[change]\nprovider = "servicenow"\n')
+    for (const key of ['url', 'client_id', 'secret_file', 'assignment_group'])
+      tt.ok(
+        empty.some((line) => line.startsWith(`c.toml:2: change.servicenow.${key} is missing`)),
+        key,
+      )
+    const wrong = refused(
+      `${SNOW.replace('https://', 'http://')}modle = ""\nstates = { gone = "1" }\ntask_states = { open = "2" }\nfields = { "a^b" = "x" }\nretry_min = 9\nretry_max = 8\n`,
+    )
+    for (const start of [
+      'c.toml:5: change.servicenow.url can\'t be "http://site.service-now.com" | give "https://INSTANCE',
+      'c.toml:9: change.servicenow.modle is no key of the configuration | did you mean change.servicenow.model?',
+      'c.toml:10: change.servicenow.states can\'t be {"gone":"1"} | give any of new, assess',
+      'c.toml:11: change.servicenow.task_states can\'t be {"open":"2"}',
+      'c.toml:12: change.servicenow.fields can\'t be {"a^b":"x"}',
+    ])
+      tt.ok(
+        wrong.some((line) => line.startsWith(start)),
+        `${start}\n${wrong.join('\n')}`,
+      )
+    const both = refused(
+      `${SNOW}model = "${'b'.repeat(32)}"\ntemplate = "${'c'.repeat(32)}"\nretry_min = 9\nretry_max = 8\n`,
+    )
+    tt.match(both, [/change\.servicenow\.template and model exclude/, /retry_max is below retry_min \(9\)/])
+  },
+)

@@ -21,7 +21,7 @@ import type {
 import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
 import type { Actor, Instance, Order, Project, Target, Write } from '../../coordinator/domain/state.ts'
 import type { step } from '../../coordinator/domain/step.ts'
-import { type Driver, createDriver } from '../../coordinator/driver.ts'
+import { type Driver, type DriverPorts, createDriver } from '../../coordinator/driver.ts'
 import { createTools } from '../../coordinator/pattern.ts'
 import type { AgentSend, Clock, Log, Store } from '../../coordinator/ports.ts'
 import { crashMemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
@@ -79,8 +79,24 @@ export type WorldOptions = {
   readonly core?: typeof step
   /** Another store than one in memory; opened anew at each start. */
   readonly store?: () => Store
+  /** A change provider outside smith, in the place of the one inside. */
+  readonly plug?: (parts: PlugParts) => Plug
   /** Machines that never connect. */
   readonly offline?: readonly string[]
+}
+
+/** What a life of the coordinator gives a provider outside it. */
+export type PlugParts = {
+  readonly time: Time
+  readonly clock: Clock
+  readonly dice: ReturnType<typeof createDice>
+  readonly driver: () => Driver
+  readonly isAlive: () => boolean
+  readonly track: <T>(promise: Promise<T>) => Promise<T>
+}
+export type Plug = Pick<DriverPorts, 'core' | 'local'> & {
+  readonly toChange: (call: ChangeCall) => void
+  readonly start: () => void
 }
 
 const QUIET: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
@@ -130,19 +146,20 @@ function createCore(options: WorldOptions) {
   const calls: ChangeCall[] = []
   const fatal: Error[] = []
   const provider: Provider = { answer: (permission) => permission, delayMs: 0, isUp: true }
-  const life = { driver: undefined as Driver | undefined, store: undefined as Store | undefined, number: 0 }
+  const life = {
+    driver: undefined as Driver | undefined,
+    store: undefined as Store | undefined,
+    plug: undefined as Plug | undefined,
+    number: 0,
+  }
   const driver = () => must(life.driver)
   const { track, settle } = createFlight()
   const submit = async (actor: Actor, event: Event): Promise<Reply> =>
     (await track(driver().submit(actor, event))).reply
-  const toAgent = (send: AgentSend) => {
-    const agent = [...agents.values()].find((one) => one.id() === send.machine)
-    agent?.got.push(send)
-    const answer = agent === undefined ? null : planAnswer(agent, send)
-    if (agent !== undefined && answer !== null) void track(agent.say(answer))
-  }
+  const toAgent = postman(agents, track)
   const toChange = (call: ChangeCall) => {
     calls.push(call)
+    if (life.plug !== undefined) return life.plug.toChange(call)
     const { number } = life
     const go = () => {
       if (number === life.number) void track(driver().submit(SMITH, { type: 'localCall', call }))
@@ -153,21 +170,26 @@ function createCore(options: WorldOptions) {
   const start = async () => {
     const number = (life.number += 1)
     life.store = options.store?.() ?? openMemoryStore(disk)
+    const isAlive = () => number === life.number
+    const clock = clockOf(time, isAlive)
+    life.plug = options.plug?.({ time, clock, dice, driver, isAlive, track })
     life.driver = createDriver({
       store: life.store,
-      clock: clockOf(time, () => number === life.number),
+      clock,
       tools,
       settings,
       log: QUIET,
       ...(options.core === undefined ? {} : { core: options.core }),
       outbound: { toAgent, toChange },
       local: { isLocal, step: (view, envelope, given) => answered(localStep(view, envelope, given), provider) },
+      ...(life.plug === undefined ? {} : { local: life.plug.local, core: life.plug.core }),
       onFatal: (error) => fatal.push(error),
     })
     life.driver.onRow((row) => rows.push(row))
     for (const call of unfinishedClosings(life.driver.view))
       await life.driver.submit(SMITH, { type: 'localCall', call })
     await life.driver.start()
+    life.plug?.start()
     await settle()
   }
   /** The coordinator ends without a word and begins again from its disk; nobody is connected. */
@@ -178,12 +200,18 @@ function createCore(options: WorldOptions) {
   }
   return {
     ...{ time, dice, disk, settings, agents, rows, calls, fatal, provider },
-    driver,
+    ...{ driver, submit, settle, start, restart },
     store: () => must(life.store),
-    submit,
-    settle,
-    start,
-    restart,
+  }
+}
+
+/** Brings what is sent to the agent that it is for, and its answer back. */
+function postman(agents: ReadonlyMap<string, Agent>, track: (answer: Promise<Reply>) => Promise<Reply>) {
+  return (send: AgentSend) => {
+    const agent = [...agents.values()].find((one) => one.id() === send.machine)
+    agent?.got.push(send)
+    const answer = agent === undefined ? null : planAnswer(agent, send)
+    if (agent !== undefined && answer !== null) void track(agent.say(answer))
   }
 }
 

@@ -130,7 +130,7 @@ state_dir = "${join(options.dir, 'coordinator')}"
 admin_socket = "${at.socket}"
 
 [change]
-provider = "local"
+${options.change?.includes('provider =') === true ? '' : 'provider = "local"'}
 ${options.change ?? '# One person may do all here: ask and approve. Not for a site.\nrequester_may_approve = true\nlocal_admin_may_approve = true'}
 
 [limits]

@@ -27,6 +27,7 @@ export function contract(t: Test, make: Make): void {
   changeContract(t, make)
   journalContract(t, make)
   recordContract(t, make)
+  outboxContract(t, make)
   appendContract(t, make)
   lifeContract(t, make)
 }
@@ -382,6 +383,35 @@ function recordContract(t: Test, make: Make): void {
     await store.commit(turn(1, [], [{ order: id('o'), from: 1, records }]))
     tt.same(store.records({ order: id('o'), after: 0, limit: 10 }), records)
   })
+}
+
+function outboxContract(t: Test, make: Make): void {
+  t.test(
+    '[SNW-32] a call stands in the outbox exactly when its turn is committed, and in its place after a crash',
+    async (tt) => {
+      const under = make(tt)
+      const store = under.open()
+      const call = { call: 'close', project: id('p'), change: 'CHG0000001', code: 'successful', notes: '' } as const
+      const row = (place: number) => ({ project: id('p'), place, at: T0, call })
+      const key = (place: number) => `${id('p')}/${String(place).padStart(6, '0')}`
+      const puts = [10, 2].map((place): Write => ({ table: 'outbox', key: key(place), row: row(place), live: true }))
+      await store.commit(turn(1, puts))
+      tt.throws(() =>
+        store.commit(turn(2, [{ table: 'outbox', key: key(11), row: row(11), live: true }], [append('o', 9, 1)])),
+      )
+      const after = under.crash()
+      tt.same(
+        after.list('outbox', `${id('p')}/`).map((one) => one.place),
+        [2, 10],
+      )
+      tt.same([...after.load()].map((live) => live.key).toSorted(compareText), [key(2), key(10)])
+      await after.commit(turn(2, [{ table: 'outbox', key: key(2), row: null, live: false }]))
+      tt.same(
+        [...after.load()].map((live) => live.key),
+        [key(10)],
+      )
+    },
+  )
 }
 
 function appendContract(t: Test, make: Make): void {

@@ -6,10 +6,10 @@ import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
-import { type Role, ROLES } from '../../../protocol/http.ts'
+import { type DoctorView, type Role, ROLES } from '../../../protocol/http.ts'
 import type { Client } from '../client.ts'
 import { type Context, durationOption, machineArgument } from '../context.ts'
-import { CliError, EXIT, usageError } from '../failure.ts'
+import { CliError, EXIT, type Paint, usageError } from '../failure.ts'
 import { isInteractive } from '../io.ts'
 import { readSecret } from '../prompt.ts'
 import { dayText, shellWord, sizeText, tableLines, visible } from '../text.ts'
@@ -17,6 +17,7 @@ import { type Run, acting, example } from './verb.ts'
 
 /** So many of the longest names fit into one request. */
 const NAMES_MAX = 200
+type Finding = DoctorView['findings'][number]
 type EnrolOptions = { readonly name?: string; readonly from?: string; readonly replace?: boolean; readonly ttl: string }
 
 export function addAdmin(parent: Command, run: Run): void {
@@ -28,6 +29,11 @@ export function addAdmin(parent: Command, run: Run): void {
     .argument('<file>', "a new file on the coordinator's machine")
     .action(acting(run, backupVerb))
   example(backup, 'smith backup /srv/backup/smith-monday', 'smith backup /srv/backup/smith-monday < PASSPHRASE-FILE')
+  const doctor = parent
+    .command('doctor')
+    .description('what differs from how it should be: coordinator, machines, change provider; changes nothing')
+    .action(acting(run, doctorVerb))
+  example(doctor, 'smith doctor')
   const restore = parent
     .command('restore')
     .description('how a backup is restored: by the coordinator itself, which must be stopped')
@@ -35,6 +41,20 @@ export function addAdmin(parent: Command, run: Run): void {
     .requiredOption('--state-dir <dir>', "the coordinator's new state directory")
     .action(acting(run, restoreVerb))
   example(restore, 'smith restore /srv/backup/smith-monday --state-dir /var/lib/smith-coordinator')
+}
+
+async function doctorVerb(context: Context): Promise<number> {
+  const { findings } = await context.client().call('doctor')
+  const isBad = findings.some((finding) => finding.level === 'bad')
+  if (context.json) await context.outJson(findings)
+  else await context.out(findings.flatMap((finding) => findingLines(finding, context.paint)).join('\n'))
+  return isBad ? EXIT.refused : EXIT.done
+}
+
+function findingLines({ subject, level, text, remedy }: Finding, paint: Paint): string[] {
+  const line = `${level === 'good' ? 'ok' : level}: ${visible(subject)}: ${visible(text)}`
+  const shown = level === 'good' ? line : level === 'bad' ? paint.bad(line) : paint.warn(line)
+  return remedy === null ? [shown] : [shown, `   do: ${visible(remedy)}`]
 }
 
 function addEnrol(parent: Command, run: Run): void {

@@ -145,14 +145,7 @@ function addApprove(parent: Command, run: Run): void {
     .option('--reason <reason>', 'a remark that stands on the change')
     .action(
       acting(run, async (context, text: string, options: Reason & { digest?: string }) => {
-        const change = changeArgument(text)
-        if (options.digest === undefined && !isInteractive(context.io)) {
-          throw usageError(
-            'off a terminal an approval needs the digest that was seen',
-            `See it with: smith status ${change} --json (or its plan, on a terminal: smith approve ${change}); then add --digest DIGEST.`,
-          )
-        }
-        return approveVerb(context, context.client(), change, options)
+        return approveVerb(context, context.client(), changeArgument(text), options)
       }),
     )
   example(approve, 'smith approve CHG0268453', 'smith approve CHG0268453 --digest DIGEST')
@@ -165,6 +158,19 @@ async function approveVerb(
   options: Reason & { digest?: string },
 ): Promise<number> {
   const plan: PlanView = await client.call('plan', { params: { change } })
+  if (plan.decideAt !== undefined) {
+    throw new CliError(
+      EXIT.refused,
+      `${change} is approved where it was raised, not here; nothing was approved`,
+      `Open: ${visible(plan.decideAt)}`,
+    )
+  }
+  if (options.digest === undefined && !isInteractive(context.io)) {
+    throw usageError(
+      'off a terminal an approval needs the digest that was seen',
+      `See it with: smith status ${change} --json (or its plan, on a terminal: smith approve ${change}); then add --digest DIGEST.`,
+    )
+  }
   if (!context.json) await context.out(planLines(plan, context.paint).join('\n'))
   if (options.digest !== undefined && options.digest !== plan.digest) {
     throw new CliError(
