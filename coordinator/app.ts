@@ -5,10 +5,7 @@
 import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
 import { createOutboxStep, isOutbox, withOutbox } from './change/outbox.ts'
 import type { Finding } from './change/servicenow/doctor.ts'
-import type { Http } from './change/servicenow/http-port.ts'
-import { fetchHttp } from './change/servicenow/http.ts'
 import { createServiceNow } from './change/servicenow/provider.ts'
-import { readSecret } from './change/servicenow/secret.ts'
 import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts'
 import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
@@ -22,8 +19,10 @@ import { type ProjectRows, renderStatus, rowsOf, statusOf } from './domain/statu
 import { step } from './domain/step.ts'
 import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
+import { realHttp } from './http.ts'
 import { createTools } from './pattern.ts'
-import type { Clock, Log, Random, Store } from './ports.ts'
+import type { Clock, Http, Log, Random, Store } from './ports.ts'
+import { readSecret } from './secret.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
 import { createSessions } from './sessions/sessions.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
@@ -38,7 +37,7 @@ export type CoordinatorPorts = {
   readonly random: Random
   readonly log: Log
   readonly version: string
-  /** How ServiceNow is reached; Node's fetch without it. */
+  /** How other systems are reached; Node's own client without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
   readonly onFatal: (error: Error) => void
@@ -196,7 +195,7 @@ function remoteProvider(ports: CoordinatorPorts, driver: Driver, settings: Servi
     view: driver.view,
     submit: (event) => driver.submit({ kind: 'change' }, event),
     now: () => driver.now(),
-    http: ports.http ?? fetchHttp,
+    http: ports.http ?? realHttp,
     permissionMsMax: config.settings.limits.permissionAgeMsMax,
     requesterMayApprove: config.settings.approval.requesterMayApprove,
   })

@@ -80,3 +80,33 @@ export type Log = {
   readonly error: (fields: object, message: string) => void
 }
 export type AgentSend = Extract<Send, { to: 'agent' }>
+
+/** One HTTP exchange with another system: http.ts does it for real, a test plays it. */
+export type HttpAsk = {
+  readonly method: 'GET' | 'POST' | 'PATCH'
+  readonly url: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string | null
+  readonly timeoutMs: number
+  readonly bytesMax?: number
+  /** Certificates (PEM) that are trusted instead of the system's. */
+  readonly ca?: string
+}
+/** Header names in lower case. */
+export type HttpAnswer = {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string | undefined>>
+  readonly text: string
+}
+/** Throws an HttpError when there was no whole answer. */
+export type Http = (ask: HttpAsk) => Promise<HttpAnswer>
+
+export class HttpError extends Error {
+  /** Whether what was asked may have been done all the same. */
+  readonly isAmbiguous: boolean
+  constructor(message: string, options: { readonly isAmbiguous: boolean; readonly cause?: unknown }) {
+    super(message, { cause: options.cause })
+    this.name = 'HttpError'
+    this.isAmbiguous = options.isAmbiguous
+  }
+}

@@ -7,15 +7,15 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createClient } from '../../coordinator/change/servicenow/client.ts'
 import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts'
-import { fetchHttp } from '../../coordinator/change/servicenow/http.ts'
-import { readSecret } from '../../coordinator/change/servicenow/secret.ts'
+import { realHttp } from '../../coordinator/http.ts'
+import { readSecret } from '../../coordinator/secret.ts'
 import { SECRET, StandIn, serveStandIn } from './stand-in.ts'
 import { settingsOf } from './world.ts'
 
 const clock = { wallNow: () => Date.now(), monotonicNow: () => performance.now(), after: () => () => {} }
 
 function clientOf(url: string, lines = '') {
-  return createClient({ settings: { ...settingsOf(lines), url }, http: fetchHttp, clock, readSecret: () => SECRET })
+  return createClient({ settings: { ...settingsOf(lines), url }, http: realHttp, clock, readSecret: () => SECRET })
 }
 
 async function server(t: Test, answer: RequestListener): Promise<string> {
@@ -52,7 +52,7 @@ t.test('[SNW-24] with a token and with a password smith is let in, over real HTT
   t.equal(standIn.tokensGiven, 2)
   t.ok(Math.abs(oauth.skewMs() ?? Number.NaN) < 60_000)
   t.same(await clientOf(url, 'auth = "basic"\nuser = "smith"').ask(GET), [])
-  const wrong = createClient({ settings: { ...settingsOf(), url }, http: fetchHttp, clock, readSecret: () => 'wrong' })
+  const wrong = createClient({ settings: { ...settingsOf(), url }, http: realHttp, clock, readSecret: () => 'wrong' })
   t.match(await failureOf(wrong.ask(GET)), {
     kind: 'auth',
     message: /gives none \(401\): server_error: access_denied; .*client\.credential/,

@@ -4,7 +4,7 @@
  */
 import { createOutboxStep, isOutbox, withOutbox } from '../../coordinator/change/outbox.ts'
 import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts'
-import type { Http } from '../../coordinator/change/servicenow/http-port.ts'
+import type { Http } from '../../coordinator/ports.ts'
 import { type ServiceNow, createServiceNow } from '../../coordinator/change/servicenow/provider.ts'
 import { type ServiceNowSettings, linkOf } from '../../coordinator/change/servicenow/settings.ts'
 import { parseConfig } from '../../coordinator/config.ts'

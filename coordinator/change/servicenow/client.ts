@@ -2,9 +2,8 @@
  * ServiceNow's interface: authentication and its renewal, time limits, the pause that a rate limit asks for. Called by
  * everything in this folder that asks ServiceNow something. It keeps a token in memory and nothing else.
  */
-import type { Clock } from '../../ports.ts'
+import { type Clock, type Http, type HttpAnswer, HttpError } from '../../ports.ts'
 import { ServiceNowError, isTable, problemOf, quoted, resultOf } from './failures.ts'
-import type { Http, HttpAnswer } from './http-port.ts'
 import type { ServiceNowSettings } from './settings.ts'
 
 export type Ask = {
@@ -36,7 +35,8 @@ export type ClientPorts = {
 /** Renewed this long before its end, so that no request is under way with a token that ends. */
 const RENEW_BEFORE_MS = 60_000
 
-export function createClient(ports: ClientPorts): Client {
+export function createClient(given: ClientPorts): Client {
+  const ports = { ...given, http: toldAsOurs(given), readSecret: (file: string) => secretIn(given, file) }
   const { settings, http, clock } = ports
   const authorize = createAuthorization(ports)
   let pausedUntil = 0
@@ -79,6 +79,29 @@ export function createClient(ports: ClientPorts): Client {
         throw error
       }
     },
+  }
+}
+
+function toldAsOurs({ settings, http }: ClientPorts): Http {
+  return async (ask) => {
+    try {
+      return await http(ask)
+    } catch (error) {
+      if (!(error instanceof HttpError)) throw error
+      const { isAmbiguous, message } = error
+      const text = `ServiceNow (${new URL(settings.url).origin}) can't be reached: ${message}`
+      throw new ServiceNowError('unreachable', text, { isAmbiguous, cause: error })
+    }
+  }
+}
+
+function secretIn({ readSecret }: ClientPorts, file: string): string {
+  try {
+    return readSecret(file)
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : String(error)
+    const text = `the secret of ServiceNow (change.servicenow.secret_file) can't be used: ${problem}`
+    throw new ServiceNowError('auth', text, { cause: error })
   }
 }
 

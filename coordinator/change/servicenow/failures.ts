@@ -3,7 +3,7 @@
  * may be a missing right, a rule of the site, or a mandatory field. Pure.
  */
 import { CallError } from '../sender.ts'
-import type { HttpAnswer } from './http-port.ts'
+import type { HttpAnswer } from '../../ports.ts'
 
 /**
  * `auth`: who smith is was not accepted. `acl`: it may not. `rule`: a rule of the site does not allow it now. `policy`:
