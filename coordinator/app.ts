@@ -23,6 +23,9 @@ import { realHttp } from './http.ts'
 import { createTools } from './pattern.ts'
 import type { Clock, Http, Log, Random, Store } from './ports.ts'
 import { readSecret } from './secret.ts'
+import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
+import { readWhole } from './lookup/file.ts'
+import { type Lookup, createLookup } from './lookup/lookup.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
 import { createSessions } from './sessions/sessions.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
@@ -93,9 +96,10 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     },
   })
   const provider = providerOf(ports, driver)
+  const lookup = lookupOf(ports, driver)
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
-    driver,
+    driver: lookup === null ? driver : withLookup(driver, lookup),
     store,
     tls: ports.keys.tls,
     pin: ports.keys.pin,
@@ -110,7 +114,8 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
-    examine: provider.examine,
+    ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
+    examine: async () => [...(await provider.examine()), ...(lookup === null ? [] : [await findingOf(lookup)])],
     backup: (path, passphrase) => backup(ports, path, passphrase),
     limits: { feedClientsMax: config.feed.clientsMax },
   })
@@ -135,6 +140,15 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       store.close()
     },
   }
+}
+
+function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {
+  const { clock, config } = ports
+  const { lookup: settings } = config
+  if (settings === null) return null
+  const source = config.settings.lookup ?? settings.source
+  const http = ports.http ?? realHttp
+  return createLookup({ settings, source, clock, http, readSecret, readFile: readWhole, now: () => driver.now() })
 }
 
 /** Where changes are raised and asked about. */

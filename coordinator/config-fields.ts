@@ -6,6 +6,7 @@ import { RE2JS } from 're2js'
 import * as v from 'valibot'
 import { isTimezone, ruleProblem } from './calendar.ts'
 import { type Section, field, flag, path, seconds, whole } from './config-kinds.ts'
+import { LOOKUP } from './config-lookup.ts'
 import { SERVICENOW } from './config-servicenow.ts'
 
 export type { Field, Section, ValuesOf } from './config-kinds.ts'
@@ -166,6 +167,7 @@ export const SECTIONS: { readonly [section: string]: Section } = {
   '': TOP,
   change: CHANGE,
   'change.servicenow': SERVICENOW,
+  lookup: LOOKUP,
   clusters: CLUSTERS,
   schedule: SCHEDULE,
   limits: LIMITS,

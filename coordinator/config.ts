@@ -23,6 +23,7 @@ import {
   portOf,
 } from './config-fields.ts'
 import { lineOfKey } from './config-lines.ts'
+import { LOOKUP, lookupName, lookupProblems, lookupSettings } from './config-lookup.ts'
 import { SERVICENOW, servicenowProblems, servicenowSettings } from './config-servicenow.ts'
 import type { Settings } from './domain/events.ts'
 
@@ -39,6 +40,8 @@ export type CoordinatorConfig = {
   readonly change:
     | { readonly provider: 'local' }
     | { readonly provider: 'servicenow'; readonly servicenow: ReturnType<typeof servicenowSettings> }
+  /** Null where what is enrolled is what there is. */
+  readonly lookup: ReturnType<typeof lookupSettings>
   readonly sockets: {
     readonly pingMs: number
     readonly deadMs: number
@@ -92,6 +95,8 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   const servicenow = reader.section('change.servicenow', SERVICENOW, document)
   if (change?.provider === 'servicenow' && servicenow !== null)
     for (const problem of servicenowProblems(servicenow)) reader.refuse(...problem)
+  const lookup = reader.section('lookup', LOOKUP, document)
+  if (lookup !== null) for (const problem of lookupProblems(lookup)) reader.refuse(...problem)
   const clusters = reader.section('clusters', CLUSTERS, document)
   const schedule = reader.section('schedule', SCHEDULE, document)
   const limits = reader.section('limits', LIMITS, document)
@@ -108,6 +113,7 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
     top === null ||
     change === null ||
     servicenow === null ||
+    lookup === null ||
     clusters === null ||
     schedule === null ||
     limits === null ||
@@ -115,13 +121,14 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   ) {
     return { ok: false, refusals: reader.refusals }
   }
-  return { ok: true, config: configOf({ top, change, servicenow, clusters, schedule, limits, regions }) }
+  return { ok: true, config: configOf({ top, change, servicenow, lookup, clusters, schedule, limits, regions }) }
 }
 
 type Values = {
   readonly top: ValuesOf<typeof TOP>
   readonly change: ValuesOf<typeof CHANGE>
   readonly servicenow: ValuesOf<typeof SERVICENOW>
+  readonly lookup: ValuesOf<typeof LOOKUP>
   readonly clusters: ValuesOf<typeof CLUSTERS>
   readonly schedule: ValuesOf<typeof SCHEDULE>
   readonly limits: ValuesOf<typeof LIMITS>
@@ -130,11 +137,14 @@ type Values = {
 
 const ms = (value: number) => Math.round(value * 1000)
 
-function configOf({ top, change, servicenow, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
+function configOf(values: Values): CoordinatorConfig {
+  const { top, change, servicenow, clusters, schedule, limits, regions } = values
+  const lookup = lookupSettings(values.lookup)
   const [, bracketed, host] = LISTEN_PATTERN.exec(top.listen) ?? []
   return {
     settings: {
       instance: top.instance,
+      ...(lookup === null ? {} : { lookup: lookupName(lookup) }),
       regions: Object.entries({ ...regions, ...withoutKeysOf(REGIONS_DEFAULT, regions) }).map(([part, region]) => ({
         pattern: regionPattern(part),
         region,
@@ -171,6 +181,7 @@ function configOf({ top, change, servicenow, clusters, schedule, limits, regions
       change.provider === 'local'
         ? { provider: 'local' }
         : { provider: 'servicenow', servicenow: servicenowSettings(servicenow) },
+    lookup,
     sockets: {
       pingMs: ms(limits.ping),
       deadMs: ms(limits.dead),

@@ -3,14 +3,11 @@
  * another system. A redirect is an answer and never followed (it leads to a login page, or elsewhere with our token),
  * and an answer has a bound of bytes and of time.
  */
-import { Agent as PlainAgent, type ClientRequest, type IncomingMessage, request as plainRequest } from 'node:http'
-import { Agent, request } from 'node:https'
+import { type ClientRequest, type IncomingMessage, request as plainRequest } from 'node:http'
+import { request } from 'node:https'
 import { type Http, type HttpAnswer, type HttpAsk, HttpError } from './ports.ts'
 
 const BYTES_MAX = 16 * 1024 * 1024
-/** A connection is kept for the next page, and not so long that the other side has closed it meanwhile. */
-const KEPT = { keepAlive: true, timeout: 4000 }
-const AGENTS = { plain: new PlainAgent(KEPT), tls: new Agent(KEPT) }
 
 export const realHttp: Http = async (ask) => {
   const signal = AbortSignal.timeout(Math.max(1, Math.ceil(ask.timeoutMs)))
@@ -29,13 +26,14 @@ function exchange(ask: HttpAsk, signal: AbortSignal): Promise<HttpAnswer> {
   })
 }
 
+/** Node's own agents keep a connection for the next page for 5 s, and go through a proxy where NODE_USE_ENV_PROXY says so. */
 function begin(ask: HttpAsk, signal: AbortSignal, callback: (answer: IncomingMessage) => void): ClientRequest {
   const url = new URL(ask.url)
   const length = ask.body === null ? {} : { 'content-length': String(Buffer.byteLength(ask.body)) }
   const options = { method: ask.method, headers: { ...ask.headers, ...length }, signal }
-  if (url.protocol === 'http:') return plainRequest(url, { ...options, agent: AGENTS.plain }, callback)
+  if (url.protocol === 'http:') return plainRequest(url, options, callback)
   const trust = ask.ca === undefined ? {} : { ca: ask.ca }
-  return request(url, { ...options, ...trust, agent: AGENTS.tls }, callback)
+  return request(url, { ...options, ...trust }, callback)
 }
 
 async function collect(answer: IncomingMessage, bytesMax: number): Promise<HttpAnswer> {

@@ -114,6 +114,14 @@ export const machineViewSchema = v.strictObject({
   rebootPending: v.boolean(),
 })
 export type MachineView = v.InferOutput<typeof machineViewSchema>
+/** `source` is null where what is enrolled is what there is. */
+export const missingViewSchema = v.strictObject({
+  source: v.nullable(v.string()),
+  at: instantSchema,
+  notEnrolled: v.array(v.strictObject({ name: v.string(), addresses: v.array(v.string()), id: v.string() })),
+  notKnown: v.array(v.string()),
+})
+export type MissingView = v.InferOutput<typeof missingViewSchema>
 export const machineListSchema = v.strictObject({ machines: v.array(machineViewSchema) })
 
 export const orderViewSchema = v.strictObject({
@@ -369,6 +377,14 @@ export const ROUTES = {
     query: v.strictObject({ pattern: v.optional(v.string()) }),
     body: null,
     answer: machineListSchema,
+  },
+  missing: {
+    method: 'GET',
+    path: '/api/v1/missing-machines',
+    roles: ROLES,
+    query: none,
+    body: null,
+    answer: missingViewSchema,
   },
   machineOrders: {
     method: 'GET',

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '3b490663f70ad28005c5f7355a9b212fc284c8d4797bdc5cec1f8a0c9d4eaa40',
+    hash: '670ecb2fd180d931960a43fd48010b88a2fbcfed4677929843b4c798f4eadca1',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

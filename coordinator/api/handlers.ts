@@ -121,7 +121,16 @@ function steering({ command }: Hand): Pick<Handlers, Steering> {
   }
 }
 
-type Reading = 'who' | 'projects' | 'project' | 'plan' | 'projectOrders' | 'machines' | 'machineOrders' | 'log'
+type Reading =
+  | 'who'
+  | 'projects'
+  | 'project'
+  | 'plan'
+  | 'projectOrders'
+  | 'machines'
+  | 'missing'
+  | 'machineOrders'
+  | 'log'
 
 function reading(ports: ApiPorts, port: () => number | null): Pick<Handlers, Reading> {
   const { driver } = ports
@@ -171,6 +180,8 @@ function reading(ports: ApiPorts, port: () => number | null): Pick<Handlers, Rea
         ? { ok: false, refusals: found.refusals }
         : { ok: true, value: { machines: machineViews(ports, found.machines) } }
     },
+    missing: () =>
+      ports.missing?.() ?? { ok: true, value: { source: null, at: driver.now(), notEnrolled: [], notKnown: [] } },
     machineOrders: ({ params }) => {
       const name = params['machine'] ?? ''
       const machine = findMachine(ports, name)

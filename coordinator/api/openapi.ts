@@ -25,6 +25,7 @@ const SUMMARIES: { readonly [Name in RouteName]: string } = {
   freeze: 'Grant nothing in the whole instance.',
   unfreeze: 'Let the instance go on.',
   machines: 'The machines, all or those that a name, address or pattern means.',
+  missing: 'Machines that the configured source knows and that are not enrolled, and the other way round.',
   machineOrders: 'The orders that a machine was granted.',
   log: 'Records of an order after a number.',
   enrolNew: 'Make single-use enrolment tokens; they are shown this once.',

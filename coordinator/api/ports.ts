@@ -6,7 +6,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Refusal } from '../../protocol/errors.ts'
-import type { BackupAnswer, DoctorView, PlanView } from '../../protocol/http.ts'
+import type { BackupAnswer, DoctorView, MissingView, PlanView } from '../../protocol/http.ts'
 import type { Status } from '../../protocol/status.ts'
 import type { Request } from '../domain/state.ts'
 import type { Tools } from '../domain/events.ts'
@@ -64,6 +64,8 @@ export type ApiPorts = {
   readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
   /** Looks at what is around the coordinator, without changing it. */
   readonly examine?: () => Promise<readonly DoctorView['findings'][number][]>
+  /** What the source of machines and the enrolled ones have each for itself; without it there is no source. */
+  readonly missing?: () => Promise<Answer<MissingView>>
   /** Why the coordinator can't serve now, null when it can. */
   readonly readiness?: () => string | null
   readonly limits?: Partial<ApiLimits>

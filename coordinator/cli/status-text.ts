@@ -2,7 +2,7 @@
  * Colours the status that the coordinator rendered, and renders the lists of projects and machines. Pure. The words
  * of the status are never changed here: CLI and bot say the same.
  */
-import type { MachineView, ProjectList } from '../../protocol/http.ts'
+import type { MachineView, MissingView, ProjectList } from '../../protocol/http.ts'
 import type { Paint } from './failure.ts'
 import { dayText, spanText, tableLines, visible } from './text.ts'
 
@@ -70,6 +70,20 @@ export function machineLines(machines: readonly MachineView[], now: number): str
   ])
   const heading = ['MACHINE', 'LINK', 'PROJECT', 'REGION', 'CLUSTER', 'ADDRESS', 'SYSTEM', 'KERNEL', 'PATCHED', 'NOTE']
   return tableLines(heading, rows)
+}
+
+export function missingLines({ source, notEnrolled, notKnown }: MissingView): string[] {
+  if (source === null)
+    return ['No source of machines is configured ([lookup] in coordinator.toml): what is enrolled is what there is.']
+  const rows = [
+    ...notEnrolled.map(({ name, addresses, id }) => [name, 'not enrolled', addresses.join(', ') || '-', id]),
+    ...notKnown.map((name) => [name, 'not in the source', '-', '-']),
+  ]
+  if (rows.length === 0) return [`No difference: ${visible(source)} and the enrolled machines are the same.`]
+  return [
+    `${visible(source)}: ${notEnrolled.length} not enrolled, ${notKnown.length} enrolled and not known to it`,
+    ...tableLines(['MACHINE', 'DIFFERENCE', 'ADDRESSES', 'IN THE SOURCE'], rows),
+  ]
 }
 
 function linkText(machine: MachineView, now: number): string {

@@ -7,6 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
+import type { Known } from './known.ts'
 import type { Actor, ChangeCall, Instant, RemoteChange, Span, Write } from './state.ts'
 
 export type { ChangeCall } from './state.ts'
@@ -16,7 +17,14 @@ export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hel
 
 /** The commands of people. Each names its actor in the envelope; authority.ts says who may. */
 export type Command =
-  | { readonly type: 'request'; readonly text: string; readonly preview: boolean; readonly key: string | null }
+  | {
+      readonly type: 'request'
+      readonly text: string
+      readonly preview: boolean
+      readonly key: string | null
+      /** What the configured source of machines said; the edge asks it just before. */
+      readonly known?: Known
+    }
   | { readonly type: 'pause' | 'resume' | 'cancel'; readonly change: string; readonly reason: string }
   | { readonly type: 'retry'; readonly change: string; readonly machine: string; readonly reason: string }
   | { readonly type: 'skip'; readonly change: string; readonly machine: string; readonly reason: string }
@@ -200,6 +208,8 @@ export type Tools = {
 /** All time bounds in milliseconds. */
 export type Settings = {
   readonly instance: string
+  /** The source of machines as a person names it, where one is configured: no request is taken without its answer. */
+  readonly lookup?: string
   /** Name patterns (RE2, unanchored) and the region they tell; the first that matches wins. */
   readonly regions: readonly { readonly pattern: string; readonly region: string }[]
   /** Name patterns with one group: what it captures is the cluster. */

@@ -6,7 +6,7 @@
 import type { Refusal } from '../../protocol/errors.ts'
 import { type Plan, type PlanEvidence, digestText, isEmptyPlan, planText } from '../../protocol/plan.ts'
 import type { Draft } from './draft.ts'
-import type { Reply } from './events.ts'
+import type { Command, Reply } from './events.ts'
 import { type Bagged, bagsIn } from './bags.ts'
 import { failuresMaxOf, termsOf, windowOf } from './pace.ts'
 import { askQuery, putQuery, queryId } from './queries.ts'
@@ -31,7 +31,7 @@ export function actorName(actor: Actor): string {
   }
 }
 
-type Ask = { readonly text: string; readonly preview: boolean; readonly key: string | null }
+type Ask = Omit<Extract<Command, { type: 'request' }>, 'type'>
 
 /** Takes a request. The reply has its id; what became of it is read from the request itself. */
 export function makeRequest(draft: Draft, ask: Ask): Reply {
@@ -39,7 +39,7 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
   if (repeated !== undefined) return repeat(draft, ask, repeated.request)
   const parse = parseRequest(ask.text)
   const { parsed } = parse
-  const selection = selectMachines(draft, parsed, draft.tools)
+  const selection = selectMachines(draft, parsed, draft.tools, ask.known ?? null)
   const refusals = [...(parse.ok ? [] : parse.refusals), ...selection.refusals]
   const window = windowOf(parsed.pace, draft.at, draft.tools.calendar, refusals)
   if (refusals.length > 0) return refuseAtOnce(draft, ask, refusals)

@@ -7,6 +7,8 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { compareNaturally, compareText } from '../../protocol/natural-order.ts'
 import type { View } from './draft.ts'
 import type { Settings, Tools } from './events.ts'
+import { type Absent, type Finds, type KnownIndex, absentRefusals, findKnown, indexOf } from './known-search.ts'
+import type { Known } from './known.ts'
 import { nearestNames } from './nearest.ts'
 import { type MachineWord, type ParsedRequest, machineWord, normalAddress } from './request.ts'
 import type { Machine, RequestOptions } from './state.ts'
@@ -23,20 +25,31 @@ export type Selection = {
 /** The region of machines for which neither a label nor the configuration tells one. */
 export const NO_REGION = 'no-region'
 
-/** Every machine of the request in its order, with every reason against it at once. */
-export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools): Selection {
+/**
+ * Every machine of the request in its order, with every reason against it at once. `known` is what the configured
+ * source said that there is; without a source it is null, and what is enrolled is what there is.
+ */
+export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools, known: Known | null): Selection {
   const refusals: Refusal[] = []
-  const excluded = new Set(
-    parsed.except.flatMap((word) => machinesOf(view, word, tools, refusals)).map(({ machine }) => machine.id),
-  )
-  const found = parsed.machines.flatMap((word) => machinesOf(view, word, tools, refusals))
+  const unanswered = unansweredBy(known, tools)
+  if (unanswered !== null) return { machines: [], skipped: [], region: NO_REGION, title: '', refusals: [unanswered] }
+  const index = known !== null && 'machines' in known ? indexOf(known) : null
+  const except = { machines: [], absent: [], refusals } as Finds
+  for (const word of parsed.except) find(view, word, tools, index, except)
+  const asked = { machines: [], absent: [], refusals } as Finds
+  for (const word of parsed.machines) find(view, word, tools, index, asked)
+  const excluded = new Set(except.machines.map(({ machine }) => machine.id))
+  const found = asked.machines
+  const isOut = new Set(except.absent.map((one) => one.name))
+  const absent = uniqueAbsent(asked.absent.filter((one) => !isOut.has(one.name)))
+  refusals.push(...absentRefusals(absent))
   // A machine that is both named and matched is named: it may not be left out quietly.
   const names = new Set(found.filter((entry) => !entry.matched).map(({ machine }) => machine.id))
   const seen = new Set<string>()
   const chosen = found
     .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
     .map(({ machine }) => ({ machine, matched: !names.has(machine.id) }))
-  if (chosen.length === 0 && found.length > 0 && refusals.length === 0) {
+  if (chosen.length === 0 && found.length + asked.absent.length > 0 && refusals.length === 0) {
     refusals.push({
       kind: 'no-match',
       message: 'except: takes out every machine',
@@ -54,6 +67,26 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools):
   const { kept, skipped } = sortOut(view, chosen, parsed, refusals)
   const region = regionOf(chosen, tools, refusals)
   return { machines: kept, skipped, region, title: titleOf(parsed, chosen), refusals }
+}
+
+/** Named before matched, so that a machine which is both is told of on its own. */
+function uniqueAbsent(absent: readonly Absent[]): Absent[] {
+  const byName = new Map<string, Absent>()
+  for (const one of absent) if (!one.matched || !byName.has(one.name)) byName.set(one.name, one)
+  return [...byName.values()]
+}
+
+/** A source that did not answer refuses: an old list, or none, would say that machines are not there. */
+function unansweredBy(known: Known | null, tools: Tools): Refusal | null {
+  const { lookup } = tools.settings
+  if (known === null) {
+    if (lookup === undefined) return null
+    const message = `which machines there are was not asked of ${lookup}`
+    return { kind: 'internal', message, remedy: 'ask again; report it if it stays so' }
+  }
+  if ('machines' in known) return null
+  const message = `which machines there are is not known: ${known.source} ${known.problem}`
+  return { kind: 'unavailable', message, remedy: known.remedy }
 }
 
 function sortOut(view: View, chosen: readonly Chosen[], parsed: ParsedRequest, refusals: Refusal[]) {
@@ -133,6 +166,12 @@ export function impedimentOf(view: View, machine: Machine, build: string): Refus
   return null
 }
 
+function find(view: View, word: MachineWord, tools: Tools, index: KnownIndex | null, finds: Finds): void {
+  if (index === null) return void finds.machines.push(...machinesOf(view, word, tools, finds.refusals))
+  const matches = word.kind === 'pattern' ? matcherOf(word, tools, finds.refusals) : () => false
+  if (matches !== null) findKnown(view, index, word, matches, finds)
+}
+
 function machinesOf(view: View, word: MachineWord, tools: Tools, refusals: Refusal[]): Chosen[] {
   switch (word.kind) {
     case 'name':
@@ -200,31 +239,39 @@ function matchedBy(
   tools: Tools,
   refusals: Refusal[],
 ): Chosen[] {
-  const position = { start: word.word.start, end: word.word.end }
-  const compiled = tools.compilePattern(`^(?:${word.source})$`)
-  if ('problem' in compiled) {
-    refusals.push({
-      kind: 'bad-value',
-      message: `${word.word.text} is no regular expression: ${compiled.problem}`,
-      subject: word.word.text,
-      position,
-      remedy: 'mend it; look-around and back-references are not supported (RE2 syntax)',
-    })
-    return []
-  }
+  const matches = matcherOf(word, tools, refusals)
+  if (matches === null) return []
   const found = activeMachines(view)
-    .filter((machine) => compiled.matches(machine.name))
+    .filter((machine) => matches(machine.name))
     .toSorted((a, b) => compareNaturally(a.name, b.name))
   if (found.length === 0) {
     refusals.push({
       kind: 'no-match',
       message: `no machine matches ${word.word.text}`,
       subject: word.word.text,
-      position,
+      position: { start: word.word.start, end: word.word.end },
       remedy: 'smith machines lists those enrolled',
     })
   }
   return found.map((machine) => ({ machine, matched: true }))
+}
+
+/** Null when the pattern is none, which is refused. */
+function matcherOf(
+  word: Extract<MachineWord, { kind: 'pattern' }>,
+  tools: Tools,
+  refusals: Refusal[],
+): ((name: string) => boolean) | null {
+  const compiled = tools.compilePattern(`^(?:${word.source})$`)
+  if ('matches' in compiled) return compiled.matches
+  refusals.push({
+    kind: 'bad-value',
+    message: `${word.word.text} is no regular expression: ${compiled.problem}`,
+    subject: word.word.text,
+    position: { start: word.word.start, end: word.word.end },
+    remedy: 'mend it; look-around and back-references are not supported (RE2 syntax)',
+  })
+  return null
 }
 
 /** The machines that a pattern, name or address means, for lists; the reason when the text is none of these. */

@@ -44,7 +44,11 @@ export type WorldOptions = {
   readonly settings?: Partial<Settings>
   readonly limits?: ApiPorts['limits']
   readonly store?: (dir: string) => Store
-  readonly ports?: (world: { readonly dir: string; readonly store: Store }) => Partial<ApiPorts>
+  readonly ports?: (world: {
+    readonly dir: string
+    readonly store: Store
+    readonly driver: Driver
+  }) => Partial<ApiPorts>
   readonly people?: Readonly<Record<string, readonly Role[]>>
 }
 type Given = { readonly params?: Record<string, string>; readonly query?: string; readonly body?: unknown }
@@ -72,7 +76,7 @@ export type World = {
   readonly call: (name: RouteName, by: string, given?: Given) => Promise<Answer>
   readonly machine: (
     name: string,
-    fields?: { readonly plans?: boolean; readonly online?: boolean },
+    fields?: { readonly plans?: boolean; readonly online?: boolean; readonly address?: string },
   ) => ReturnType<typeof addMachine>
   /** Asks for a patch and gives the number of its change. */
   readonly raise: (text: string, by?: string) => Promise<string>
@@ -173,7 +177,7 @@ async function startCoordinator(options: WorldOptions) {
     tools,
     views: viewsOf(driver, store, tools),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
-    ...options.ports?.({ dir, store }),
+    ...options.ports?.({ dir, store, driver }),
   }
   const api: Api = createApi(ports)
   const { port } = await api.listen({ host: '127.0.0.1', port: 0 })
@@ -287,7 +291,7 @@ export function factsOf() {
 async function addMachine(
   world: World,
   name: string,
-  fields: { readonly plans?: boolean; readonly online?: boolean } = {},
+  fields: { readonly plans?: boolean; readonly online?: boolean; readonly address?: string } = {},
 ) {
   const tokenHash = randomBytes(32).toString('hex')
   granted(await world.command({ type: 'enrolNew', name, tokenHash, ttlMs: 60_000, replace: false }))
@@ -338,7 +342,7 @@ async function addMachine(
         type: 'sessionOpened',
         machine: id,
         session,
-        address: '10.0.0.1',
+        address: fields.address ?? '10.0.0.1',
         counter: 1,
         hello,
       }),

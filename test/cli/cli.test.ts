@@ -81,6 +81,29 @@ t.test('[CLI-1] exit status 1 for what was refused or failed, 3 for a coordinato
   t.match(lost.err, /^error: the coordinator at 127\.0\.0\.1:\d+ is out of reach: .+\n {3}do: Check the address.+\n$/)
 })
 
+t.test('[LKP-17] machines --missing says what differs, each way, or that nothing can', async (t) => {
+  const { home, fake } = await setUp(t)
+  const view = {
+    source: 'NetBox at https://netbox.example.com',
+    at: 1,
+    notEnrolled: [{ name: 'web-2', addresses: ['10.0.0.2'], id: 'device 2' }],
+    notKnown: ['web-3'],
+  }
+  fake.on('missing', () => view)
+  const { out, status } = await home.run(['machines', '--missing'])
+  t.equal(status, 0)
+  t.match(out, /^NetBox at https:\/\/netbox\.example\.com: 1 not enrolled, 1 enrolled and not known to it\n/)
+  t.match(out, /\nweb-2 +not enrolled +10\.0\.0\.2 +device 2\nweb-3 +not in the source +- +-\n$/)
+  t.same(JSON.parse((await home.run(['machines', '--missing', '--json'])).out), view)
+  fake.on('missing', () => ({ ...view, notEnrolled: [], notKnown: [] }))
+  t.match(await home.run(['machines', '--missing']), { status: 0, out: /^No difference: NetBox at/ })
+  fake.on('missing', () => ({ source: null, at: 1, notEnrolled: [], notKnown: [] }))
+  t.match(await home.run(['machines', '--missing']), { status: 0, out: /^No source of machines is configured/ })
+  fake.on('missing', () => problem(503, 'unavailable', 'NetBox answers 502', 'see that it is well'))
+  t.match(await home.run(['machines', '--missing']), { status: 1, err: /NetBox answers 502\n {3}do: see/ })
+  t.match(await home.run(['machines', 'web-1', '--missing']), { status: 2, err: /takes no pattern/ })
+})
+
 t.test('[CLI-1] help goes to stdout with an example for every verb', async (t) => {
   const { home } = await setUp(t)
   const top = await home.run(['--help'])

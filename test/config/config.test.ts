@@ -156,6 +156,25 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
         ),
       }).map(([key, values]) => [`change.servicenow.${key}`, values]),
     ),
+    ...Object.fromEntries(
+      Object.entries({
+        source: ['"cmdb"', '7'],
+        file: ['"list.json"', '1'],
+        url: ['"ftp://x"', '"https://u:p@x"', '7'],
+        user: ['"a:b"'],
+        token_file: ['"token"'],
+        ca_file: ['"ca.pem"', 'true'],
+        objects: ['[]', '["racks"]', '"devices"'],
+        filters: ['{ region = ["x"] }', '{ site = "x" }', '{ site = [] }', '{ site = ["a b"] }', '["site"]'],
+        statuses: ['[]', '"active"'],
+        domains: ['[".example.com"]', '"example.com"'],
+        page: ['0', '1001'],
+        machines: ['0'],
+        bytes: ['0'],
+        timeout: ['0', '"1s"'],
+        total: ['0', '601'],
+      }).map(([key, values]) => [`lookup.${key}`, values]),
+    ),
     'schedule.timezone': ['"Mars/Olympus"', '1', '""'],
     'schedule.windows': ['"0 22 * * * for 6h"', '["0 22 * * *"]', '["61 * * * * for 1h"]', '[1]'],
     'schedule.blackouts': ['["2026-02-30T00:00/04:00"]', '["0 22 * * * for 0m"]'],
@@ -356,5 +375,48 @@ t.test(
       `${SNOW}model = "${'b'.repeat(32)}"\ntemplate = "${'c'.repeat(32)}"\nretry_min = 9\nretry_max = 8\n`,
     )
     tt.match(both, [/change\.servicenow\.template and model exclude/, /retry_max is below retry_min \(9\)/])
+  },
+)
+
+t.test(
+  '[LKP-15] [lookup] is checked whole: what is missing, wrong or does not fit is named with file, line and key',
+  async (tt) => {
+    tt.equal(given(minimal).lookup, null, 'what is enrolled is what there is')
+    tt.equal(given(minimal).settings.lookup, undefined)
+    const netbox = `${minimal}[lookup]\nsource = "netbox"\nurl = "https://netbox.example.com"\ntoken_file = "/etc/smith/t"\n`
+    const config = given(`${netbox}filters = { site = ["ldn1"], tag = ["a", "b"] }\ntimeout = 2\ntotal = 3\n`)
+    tt.match(config.lookup, {
+      filters: { site: ['ldn1'], tag: ['a', 'b'] },
+      statuses: ['active'],
+      timeoutMs: 2000,
+      totalMsMax: 3000,
+    })
+    tt.equal(config.settings.lookup, 'NetBox at https://netbox.example.com')
+    const list = given(`${minimal}[lookup]\nsource = "http"\nurl = "http://sd.example.com/list?key=x"\n`)
+    tt.equal(list.settings.lookup, 'the list at http://sd.example.com/list')
+    for (const [lines, ...starts] of [
+      ['source = "file"', 'c.toml:2: lookup.file is missing'],
+      ['source = "http"', 'c.toml:2: lookup.url is missing'],
+      ['source = "netbox"', 'c.toml:2: lookup.url is missing', 'c.toml:2: lookup.token_file is missing'],
+      ['source = "cmdb"\nurl = "ftp://x"', 'c.toml:3: lookup.source can\'t be "cmdb"', "c.toml:4: lookup.url can't be"],
+      ['filters = { region = ["x"] }', "c.toml:3: lookup.filters can't be"],
+      ['filters = { site = [] }', "c.toml:3: lookup.filters can't be"],
+      [
+        'tokenfile = "/x"',
+        'c.toml:3: lookup.tokenfile is no key of the configuration | did you mean lookup.token_file?',
+      ],
+      ['source = "http"\nurl = "http://x/l"\ntoken_file = "/x"', 'c.toml:4: lookup.url would carry the token'],
+      ['source = "http"\nurl = "https://x/l"\nuser = "u"', 'c.toml:5: lookup.user fits no source'],
+      ['source = "http"\nurl = "https://x/l"\nfilters = { site = ["a"] }', 'c.toml:5: lookup.filters fits NetBox only'],
+      ['source = "netbox"\nurl = "https://x/?site=a"\ntoken_file = "/x"', 'c.toml:4: lookup.url has a query'],
+      ['timeout = 9\ntotal = 8', 'c.toml:4: lookup.total is below timeout (9)'],
+    ] as const) {
+      const told = refused(`${minimal}[lookup]\n${lines}\n`)
+      for (const start of starts)
+        tt.ok(
+          told.some((line) => line.startsWith(start)),
+          `${start}\n${told.join('\n')}`,
+        )
+    }
   },
 )

@@ -8,7 +8,7 @@ import { type Client } from '../client.ts'
 import { type Context, changeArgument } from '../context.ts'
 import { EXIT, failureOf, isNotFound, isUnreachable, usageError } from '../failure.ts'
 import { columnsOf } from '../io.ts'
-import { machineLines, projectListLines, statusLines } from '../status-text.ts'
+import { machineLines, missingLines, projectListLines, statusLines } from '../status-text.ts'
 import { fit } from '../text.ts'
 import { waitFor } from './patch.ts'
 import { type Run, acting, example } from './verb.ts'
@@ -32,8 +32,15 @@ export function addStatus(parent: Command, run: Run): void {
     .command('machines')
     .description('the enrolled machines')
     .argument('[pattern]', 'a name, an address or a pattern, as in a request')
-    .action(acting(run, machinesVerb))
-  example(machines, "smith machines 'prod-dal10-*'")
+    .option('--missing', 'what the source of machines and the enrolled ones have each for itself')
+    .action(
+      acting(run, (context, pattern: string | undefined, options: { missing?: boolean }) => {
+        if (options.missing !== true) return machinesVerb(context, pattern)
+        if (pattern === undefined) return missingVerb(context)
+        throw usageError('--missing takes no pattern', 'See all that differs: smith machines --missing')
+      }),
+    )
+  example(machines, "smith machines 'prod-dal10-*'", 'smith machines --missing')
 }
 
 async function statusOne(context: Context, change: string, watch: boolean): Promise<number> {
@@ -93,6 +100,19 @@ async function machinesVerb(context: Context, pattern: string | undefined): Prom
     else {
       const lines = answer.machines.length === 0 ? ['No machines.'] : machineLines(answer.machines, context.io.now())
       await context.out([...headingOf(client.target.name, clients.length > 1), ...fitted(context, lines)].join('\n'))
+    }
+  }
+  return EXIT.done
+}
+
+async function missingVerb(context: Context): Promise<number> {
+  const clients: Client[] = context.clients()
+  for (const client of clients) {
+    const answer = await client.call('missing')
+    if (context.json) await context.outJson(answer)
+    else {
+      const head = headingOf(client.target.name, clients.length > 1)
+      await context.out([...head, ...fitted(context, missingLines(answer))].join('\n'))
     }
   }
   return EXIT.done
