@@ -3,11 +3,11 @@
  * meant. Made in program.ts after the arguments were read. Verbs write through `out` and `note` only.
  */
 import { CHANGE_PATTERN, ID_PATTERN, MACHINE_NAME_PATTERN } from '../../protocol/ids.ts'
-import { type Client, createClient } from './client.ts'
+import { type Client, createClient } from '../client/client.ts'
 import { type Choice, oneTarget, targetsOf } from './config.ts'
-import { type Paint, type ShownRefusal, refusalLines, usageError } from './failure.ts'
+import { type Paint, type ShownRefusal, refusalLines, usageError } from '../client/failure.ts'
 import { type Io, columnsOf, paintFor, write } from './io.ts'
-import { jsonText, parseDuration } from './text.ts'
+import { jsonText, parseDuration } from '../client/text.ts'
 
 export type GlobalOptions = {
   readonly instance?: string

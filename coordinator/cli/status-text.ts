@@ -3,8 +3,8 @@
  * of the status are never changed here: CLI and bot say the same.
  */
 import type { MachineView, ProjectList } from '../../protocol/http.ts'
-import type { Paint } from './failure.ts'
-import { dayText, spanText, tableLines, visible } from './text.ts'
+import type { Paint } from '../client/failure.ts'
+import { dayText, spanText, tableLines, visible } from '../client/text.ts'
 
 export function statusLines(text: string, paint: Paint): string[] {
   return text

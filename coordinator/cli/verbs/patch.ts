@@ -6,15 +6,16 @@
 import type { Command } from 'commander'
 import { RefusedError } from '../../../protocol/errors.ts'
 import type { RequestView } from '../../../protocol/http.ts'
-import type { Client } from '../client.ts'
+import type { Client } from '../../client/client.ts'
 import type { Context } from '../context.ts'
-import { CliError, EXIT, isUnreachable, usageError } from '../failure.ts'
-import { isInteractive, wait } from '../io.ts'
+import { ClientError, EXIT, isUnreachable, usageError } from '../../client/failure.ts'
+import { wait } from '../../client/target.ts'
+import { isInteractive } from '../io.ts'
 import { createLive } from '../live.ts'
-import { planLines } from '../plan-text.ts'
+import { planLines } from '../../client/plan-text.ts'
 import { followProject, isClosed, isFullSuccess } from '../project-follow.ts'
 import { askYes } from '../prompt.ts'
-import { countText, shellWord, visible } from '../text.ts'
+import { countText, shellWord, visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 const POLL_MS = 100
@@ -92,7 +93,7 @@ async function patchVerb(context: Context, text: string, options: { yes?: boolea
   if (await isRefused(context, raised, text)) return EXIT.refused
   const { change } = raised
   if (change === null) {
-    throw new CliError(EXIT.refused, `the request ended ${raised.state} without a change`, 'Look with: smith status')
+    throw new ClientError(EXIT.refused, `the request ended ${raised.state} without a change`, 'Look with: smith status')
   }
   await sayDrift(context, previewed, raised)
   if (!context.json) await context.out(`${change} raised for ${countText(machines, 'machine')}.`)
@@ -143,7 +144,7 @@ async function request(context: Context, client: Client, body: Asked): Promise<R
       live?.draw([{ text: progressText(view) }])
       await wait(io, pauseMs)
       if (context.signal.aborted) {
-        throw new CliError(
+        throw new ClientError(
           EXIT.refused,
           'interrupted; the coordinator goes on with the request',
           `Look with: smith status, or give it up with: smith cancel ${view.request}`,
