@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'dd4cce9df6b68b804e8808e41a84b3851dc89a39324ac478c65105adc1a7229e',
+    hash: 'b89ff0d879d3f246d024dcd8d0660eeed40f6623a418e12d2d836707cc3ec00e',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

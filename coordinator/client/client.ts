@@ -8,7 +8,7 @@ import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import * as v from 'valibot'
 import { RefusedError } from '../../protocol/errors.ts'
-import { ROUTES, type RouteName, problemSchema } from '../../protocol/http.ts'
+import { PERSON_HEADER, ROUTES, type RouteName, problemSchema } from '../../protocol/http.ts'
 import { connectPinned } from '../../protocol/pin.ts'
 import { ClientError, EXIT, usageError } from './failure.ts'
 import { type Target, type Timers, wait } from './target.ts'
@@ -103,7 +103,8 @@ export async function openConnection(target: Target): Promise<Duplex> {
 }
 
 export function authorizationOf(target: Target): Record<string, string> {
-  return target.reach.kind === 'tls' ? { authorization: `Bearer ${target.reach.token}` } : {}
+  const person = target.person === undefined ? {} : { [PERSON_HEADER]: target.person }
+  return target.reach.kind === 'tls' ? { authorization: `Bearer ${target.reach.token}`, ...person } : {}
 }
 
 export function hostOf(target: Target): string {
