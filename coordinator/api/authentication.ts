@@ -36,8 +36,9 @@ export function createAuthenticator(ports: {
   readonly sha256: (text: string) => string
   readonly failuresMax: number
 }): Authenticator {
-  const { view, clock } = ports
+  const { clock } = ports
   const failures = new Map<string, { count: number; since: number }>()
+  const { personOf, actFor } = peopleOf(ports.view, ports.now)
 
   function noteFailure(address: string): Refusal {
     const key = addressKey(address)
@@ -56,27 +57,6 @@ export function createAuthenticator(ports: {
       message: `more than ${ports.failuresMax} failed authentications in a minute from this address`,
       remedy: 'wait a minute, and check the token before trying again',
     }
-  }
-
-  function personNamed(name: string | undefined): (Person & { readonly tokenHash: string }) | null {
-    const user = name === undefined ? undefined : view.get('users', name)
-    if (user === undefined || user.revokedAt !== null) return null
-    if (user.expiresAt !== null && user.expiresAt <= ports.now()) return null
-    return { kind: 'person', name: user.name, roles: user.roles, tokenHash: user.tokenHash }
-  }
-
-  function personOf(tokenHash: string): Person | null {
-    const user = personNamed(view.get('tokens', tokenHash)?.user)
-    return user?.tokenHash === tokenHash ? { kind: 'person', name: user.name, roles: user.roles } : null
-  }
-
-  /** A bot's call in the name of a person: with the roles that this person has here now, and no others. */
-  function actFor(bot: Person, name: string): Person | Refusal {
-    if (!bot.roles.includes('bot')) return notActingFor(`${bot.name} is no bot and acts for nobody else`)
-    const person = personNamed(name)
-    if (person === null || person.roles.includes('bot'))
-      return notActingFor(`${name.slice(0, 100)} is nobody here for whom a bot could act`)
-    return { kind: 'person', name: person.name, roles: person.roles, via: bot.name }
   }
 
   function authenticate(channel: Channel, headers: IncomingHttpHeaders, address: string): Authentication {
@@ -98,6 +78,32 @@ export function createAuthenticator(ports: {
   }
 
   return { authenticate, personOf, noteFailure }
+}
+
+/** Who is behind a token, and for whom a bot may speak. */
+function peopleOf(view: View, now: () => number) {
+  function personNamed(name: string | undefined): (Person & { readonly tokenHash: string }) | null {
+    const user = name === undefined ? undefined : view.get('users', name)
+    if (user === undefined || user.revokedAt !== null) return null
+    if (user.expiresAt !== null && user.expiresAt <= now()) return null
+    return { kind: 'person', name: user.name, roles: user.roles, tokenHash: user.tokenHash }
+  }
+
+  function personOf(tokenHash: string): Person | null {
+    const user = personNamed(view.get('tokens', tokenHash)?.user)
+    return user?.tokenHash === tokenHash ? { kind: 'person', name: user.name, roles: user.roles } : null
+  }
+
+  /** A bot's call in the name of a person: with the roles that this person has here now, and no others. */
+  function actFor(bot: Person, name: string): Person | Refusal {
+    if (!bot.roles.includes('bot')) return notActingFor(`${bot.name} is no bot and acts for nobody else`)
+    const person = personNamed(name)
+    if (person === null || person.roles.includes('bot'))
+      return notActingFor(`${name.slice(0, 100)} is nobody here for whom a bot could act`)
+    return { kind: 'person', name: person.name, roles: person.roles, via: bot.name }
+  }
+
+  return { personOf, actFor }
 }
 
 function notActingFor(message: string): Refusal {
