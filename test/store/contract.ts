@@ -6,7 +6,7 @@ import type { Store } from '../../coordinator/ports.ts'
 import { TABLES, type Write } from '../../coordinator/domain/state.ts'
 import type { Test } from 'tap'
 import { compareText } from '../../protocol/natural-order.ts'
-import { ledgerContract } from './ledger.ts'
+import { ledgerContract } from './ledger/contract.ts'
 import { T0, append, bag, id, instance, line, lineRecord, machine, order, project, put, target, turn } from './rows.ts'
 
 export type StoreUnderTest = {

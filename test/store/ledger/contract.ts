@@ -1,7 +1,7 @@
 /** The contract of a store's ledger, in which the bot keeps what it said where. Part of contract.ts. */
 import type { Test } from 'tap'
-import type { Store } from '../../coordinator/ports.ts'
-import { instance, put, turn } from './rows.ts'
+import type { Store } from '../../../coordinator/ports.ts'
+import { instance, put, turn } from '../rows.ts'
 
 type Make = (t: Test) => {
   readonly open: () => Store
