@@ -3,6 +3,7 @@
  * joins them. `main` calls it with the real world, tests with parts of it. It decides nothing.
  */
 import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
+import type { Chat } from './chat/chat.ts'
 import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
 import type { Tools } from './domain/events.ts'
@@ -16,6 +17,7 @@ import { createTools } from './pattern.ts'
 import type { Clock, Log, Random, Store } from './ports.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
 import { createSessions } from './sessions/sessions.ts'
+import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
 import { openSqliteStore } from './store/sqlite.ts'
@@ -103,7 +105,9 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     views: viewsOf(driver, store, { instance: config.instance, tools }),
     backup: (path, passphrase) => backup(ports, path, passphrase),
     limits: { feedClientsMax: config.feed.clientsMax },
+    troubles: () => chat?.troubles() ?? [],
   })
+  let chat: Chat | null = null
   return {
     driver,
     start: async () => {
@@ -113,16 +117,27 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
       notReady = null
+      chat = await chatOf(ports, tools)
+      chat?.start()
       return { port }
     },
     stop: async () => {
       notReady = 'the coordinator is stopping'
       sessions.stop()
+      await chat?.stop()
       await api.close()
       await driver.stop()
       store.close()
     },
   }
+}
+
+/** The bot, loaded only where one is configured. Its own instance it reaches over the interface, as any other. */
+async function chatOf({ config, store, clock, random, log }: CoordinatorPorts, tools: Tools): Promise<Chat | null> {
+  if (config.chat === null) return null
+  const { createChat } = await import('./chat/chat.ts')
+  const { sha256 } = tools
+  return createChat({ config: config.chat, ledger: store.ledger, clock, random, log, sha256, readSecret })
 }
 
 function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {

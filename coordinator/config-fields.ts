@@ -6,6 +6,8 @@ import { isAbsolute } from 'node:path'
 import { RE2JS } from 're2js'
 import * as v from 'valibot'
 import { isTimezone, ruleProblem } from './calendar.ts'
+import { parseUrl } from './client/target.ts'
+import { PIN_PATTERN } from '../protocol/pin.ts'
 
 /** One key. `fallback: undefined` means that it must be given. */
 export type Field<Value> = {
@@ -117,6 +119,62 @@ export const CLUSTERS = {
     [] as readonly string[],
   ),
 }
+const SECRET_ACCEPTED = 'an absolute path, or credential:NAME for one of systemd'
+const secretPath = v.pipe(
+  v.string(),
+  v.check((text) => /^credential:[A-Za-z0-9._-]+$/.test(text) || (isAbsolute(text) && !text.includes('\0'))),
+)
+/** Read only where there is a `[chat]`. */
+export const CHAT = {
+  name: field(
+    'How people call the bot.',
+    'a short name',
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,40}$/)),
+    'smith',
+  ),
+  app_token_file: field("The file of Slack's app-level token (xapp-...).", SECRET_ACCEPTED, secretPath),
+  bot_token_file: field("The file of Slack's bot token (xoxb-...).", SECRET_ACCEPTED, secretPath),
+  log_channel: field(
+    'The channel with a thread for each machine, by its id; "" for none. The bot must be a member.',
+    'the id of a channel such as "C0123456789", or ""',
+    v.pipe(v.string(), v.regex(/^([CG][A-Z0-9]{2,})?$/)),
+    '',
+  ),
+  confirm_above: whole('A request of more machines than this is confirmed with a button before it is raised.', 3, {
+    min: 0,
+    max: 100_000,
+  }),
+  people: field(
+    'Who a Slack user is in smith: U0123456789 = "ann". Who is not named here may do nothing.',
+    "ids of Slack users = names of smith's people",
+    v.record(v.pipe(v.string(), v.regex(/^[UW][A-Z0-9]{2,}$/)), v.pipe(v.string(), v.minLength(1))),
+    {},
+  ),
+  instances: field(
+    'The instances that the bot asks, in this order: [chat.instances.NAME] with url, pin, and token_file, the file of a token with the role bot there.',
+    'for each instance url = "https://HOST:7600", pin = "..." and token_file = "..."',
+    v.pipe(
+      v.record(
+        v.pipe(v.string(), v.regex(/^[a-z0-9][a-z0-9-]{0,31}$/)),
+        v.strictObject({
+          url: v.pipe(
+            v.string(),
+            v.check((text) => parseUrl(text) !== null),
+          ),
+          pin: v.pipe(v.string(), v.regex(PIN_PATTERN)),
+          token_file: secretPath,
+        }),
+      ),
+      v.check((table) => Object.keys(table).length > 0),
+    ),
+  ),
+  api_url: field(
+    "Slack's Web API, for those who have one of their own (GovSlack).",
+    'a URL that ends in /',
+    v.pipe(v.string(), v.regex(/^https?:\/\/[^\s]+\/$/)),
+    'https://slack.com/api/',
+  ),
+}
 const rules = (about: string) =>
   field(
     about,
@@ -204,6 +262,7 @@ export const REGIONS = {
 export const SECTIONS: { readonly [section: string]: Section } = {
   '': TOP,
   change: CHANGE,
+  chat: CHAT,
   clusters: CLUSTERS,
   schedule: SCHEDULE,
   limits: LIMITS,

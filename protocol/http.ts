@@ -94,6 +94,8 @@ export const projectListSchema = v.strictObject({
   instance: v.string(),
   frozen: v.nullable(v.strictObject({ by: v.string(), reason: v.string(), at: instantSchema })),
   projects: v.array(projectSummarySchema),
+  /** What is amiss beside them (chat without its connection), a line each. */
+  troubles: v.optional(v.array(v.string())),
 })
 export type ProjectList = v.InferOutput<typeof projectListSchema>
 

@@ -60,6 +60,8 @@ export type ApiPorts = {
   }
   /** Writes the sealed backup; it must refuse a file that exists. */
   readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
+  /** What is amiss beside the projects, a line each, for whoever looks at the instance. */
+  readonly troubles?: () => readonly string[]
   /** Why the coordinator can't serve now, null when it can. */
   readonly readiness?: () => string | null
   readonly limits?: Partial<ApiLimits>

@@ -32,6 +32,20 @@ export function wait(timers: Pick<Timers, 'after'>, delayMs: number): Promise<vo
   })
 }
 
+/** Waits for the time or for the end, whichever comes first, and leaves nothing behind. */
+export function waitUnless(timers: Pick<Timers, 'after'>, delayMs: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      cancel()
+      signal.removeEventListener('abort', end)
+      resolve()
+    }
+    const cancel = timers.after(delayMs, end)
+    if (signal.aborted) end()
+    else signal.addEventListener('abort', end)
+  })
+}
+
 /** Host and port of `https://HOST[:PORT]`, null for anything else. */
 export function parseUrl(text: string): { readonly host: string; readonly port: number } | null {
   if (!URL.canParse(text)) return null
