@@ -66,7 +66,8 @@ export function createChat(ports: ChatPorts): Chat {
   return {
     messages,
     start: () => {
-      ledger.put(outdated(ledger, clock.wallNow() - KEPT_MS))
+      const over = outdated(ledger, clock.wallNow() - KEPT_MS)
+      if (over.length > 0) ledger.put(over)
       messages.start()
       talks.start()
       clicks.start()

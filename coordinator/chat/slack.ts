@@ -57,7 +57,9 @@ export function problemOf(error: unknown): SlackProblem {
     const reason = error.data.error
     if (REVOKED.includes(reason)) return { kind: 'revoked' }
     if (reason === 'ratelimited' || reason === 'rate_limited') return { kind: 'later', afterMs: LIMITED_MS }
-    return BROKEN.includes(reason) ? { kind: 'unsure' } : { kind: 'refused', code: reason }
+    // The client takes whatever is no JSON as the name of an error: a page of something in between.
+    const isPage = !/^[a-z0-9_]{1,100}$/i.test(reason)
+    return isPage || BROKEN.includes(reason) ? { kind: 'unsure' } : { kind: 'refused', code: reason }
   }
   if (error instanceof WebAPIHTTPError)
     return error.statusCode >= 500 ? { kind: 'unsure' } : { kind: 'refused', code: `HTTP ${error.statusCode}` }

@@ -31,7 +31,7 @@ export function plain(text: string): string {
     .replace(/[\u201c\u201d\u201e\u2033]/g, '"')
     .replace(/[\u2010-\u2015\u2212]/g, (dash) => (dash === '\u2014' ? '--' : '-'))
     .replace(/&(amp|lt|gt);/g, (entity) => ENTITIES[entity] ?? entity)
-    .replace(/[^\S\n]+|\n/g, ' ')
+    .replace(/\s+/g, ' ')
     .trim()
 }
 

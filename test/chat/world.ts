@@ -179,10 +179,16 @@ export async function runOf(machine: Machine, outcome: 'succeeded' | 'failed', o
     { type: 'line', n: 5, at, step: 'install', offset: 40, text: 'Setting up <demo> & friends ...\n' },
     {
       ...{ type: 'result', n: 6, at, outcome, cause: outcome === 'failed' ? 'maintainer-script' : null },
-      ...{ message: outcome === 'failed' ? 'demo: its postinst failed' : '', latched: true, rebootPending: false },
+      ...{
+        step: 'install',
+        message: outcome === 'failed' ? 'demo: its postinst failed' : '',
+        latched: true,
+        rebootPending: false,
+      },
       evidence: outcome === 'failed' ? ['dpkg: error processing package demo <exit 1>'] : [],
       advice: outcome === 'failed' ? ['look into /var/log/demo.log'] : [],
-    } as RunRecord,
+      ...{ installed: [], outputBytes: 70, outputSha256: '0'.repeat(64) },
+    },
   ]
   for (const record of records) await machine.say({ t: 'records', order: id, records: [record] })
 }
