@@ -132,7 +132,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   }
 }
 
-/** The bot, loaded only where one is configured. Its own instance it reaches over the interface, as any other. */
+/** The bot, loaded only where one is configured. Its own instance it reaches over the interface, like the others. */
 async function chatOf({ config, store, clock, random, log }: CoordinatorPorts, tools: Tools): Promise<Chat | null> {
   if (config.chat === null) return null
   const { createChat } = await import('./chat/chat.ts')

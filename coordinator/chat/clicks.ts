@@ -111,12 +111,12 @@ async function decide(
     if (decision === 'approve') await client.call('approve', { params, body: { digest: offer.digest ?? '' } })
     else await client.call('reject', { params, body: {} })
   } catch (error) {
+    await settle(ports, click.nonce, deciding)
     if (isUnreachable(error)) whisper(`${escaped(error.message)}. Look with \`smith-status ${change}\`.`)
     else if (error instanceof RefusedError) {
       const why = error.refusals.map((refusal) => `${refusal.message}; ${refusal.remedy}`).join('\n')
       whisper(escaped(why))
     } else ports.log.error({ err: error, change }, 'a decision failed')
-    await settle(ports, click.nonce, deciding)
     return
   }
   ports.messages.put(closedOffer(ports, click.nonce, outcomeOf(ports, decision, click.user)))

@@ -1,5 +1,5 @@
 /**
- * The instances of the bot's list, each reached over its interface as any client does: by the bot itself to look, and
+ * The instances of the bot's list, each reached over its interface like a client's: by the bot itself to look, and
  * for a person to ask. The bot's token is read anew from its file each time, so a new one is good at once.
  */
 import { randomInt } from 'node:crypto'

@@ -149,14 +149,20 @@ export function targetsOf(io: Io, choice: Choice): Target[] {
   )
 }
 
-/** The one coordinator that a changing verb goes to: the chosen, the default or the only one. */
-export function oneTarget(io: Io, choice: Choice): Target {
+/** Those that may be meant: the chosen one, the default, else all. */
+export function candidatesOf(io: Io, choice: Choice): Target[] {
   const targets = targetsOf(io, choice)
-  const [only] = targets
-  if (only !== undefined && targets.length === 1) return only
+  if (targets.length === 1) return targets
   const byDefault = readConfig(configPath(io, choice.config))?.default
   const chosen = targets.find((target) => target.name === byDefault)
-  if (chosen !== undefined) return chosen
+  return chosen === undefined ? targets : [chosen]
+}
+
+/** The one coordinator that a changing verb goes to: the chosen, the default or the only one. */
+export function oneTarget(io: Io, choice: Choice): Target {
+  const targets = candidatesOf(io, choice)
+  const [only] = targets
+  if (only !== undefined && targets.length === 1) return only
   const names = targets.map((target) => target.name)
   throw usageError(
     `several instances are known (${names.join(', ')}) and none is chosen`,

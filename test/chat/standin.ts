@@ -262,7 +262,7 @@ export class StandIn {
           bot_id: BOT.bot,
         }
       case 'apps.connections.open':
-        return { ok: true, url: `ws://127.0.0.1:${this.port}/link/?ticket=${randomUUID()}&app_id=${BOT.app}` }
+        return { ok: true, url: `ws://127.0.0.1:${this.port}/link/?key=${randomUUID()}&app_id=${BOT.app}` }
       case 'chat.postMessage':
         return this.#post(fields)
       case 'chat.update':
