@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'b89ff0d879d3f246d024dcd8d0660eeed40f6623a418e12d2d836707cc3ec00e',
+    hash: 'e1248a7c9547e70ea693fce1fe7e72ac3133c862a3d0adad9f7bb0200389d1fc',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

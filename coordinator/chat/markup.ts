@@ -92,6 +92,6 @@ export function withButtons(text: string, buttons: readonly Button[]): Content {
 
 /** An instant in the time zone of whoever reads. */
 export function timeText(at: number): string {
-  const utc = new Date(at).toISOString().replace('T', ' ').slice(0, 16)
-  return `<!date^${Math.floor(at / 1000)}^{date_short_pretty} {time}|${utc} UTC>`
+  const utc = new Date(at).toISOString().replace('T', ' ').slice(0, 19)
+  return `<!date^${Math.floor(at / 1000)}^{date_short_pretty} {time_secs}|${utc} UTC>`
 }

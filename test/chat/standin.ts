@@ -297,7 +297,7 @@ export class StandIn {
     const thread = fields['thread_ts'] ?? null
     const parent = this.posted.find((message) => message.ts === thread)
     if (parent !== undefined && parent.thread !== null) return { ok: false, error: 'thread_ts_is_a_reply' }
-    const metadata = fields['metadata'] === undefined ? null : (JSON.parse(fields['metadata']) as Loose)
+    const metadata = fields['metadata'] === undefined ? null : JSON.parse(fields['metadata'])
     const text = fields['text'] ?? ''
     const message: Posted = {
       ...{ channel, ts: this.#ts(), thread, text, file: null, texts: [text] },

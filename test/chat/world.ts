@@ -65,7 +65,6 @@ export async function createChatWorld(t: Test, options: ChatWorldOptions = {}): 
   const secrets = new Map<string, string>()
   for (const name of names) secrets.set(`/${name}`, worlds[name]?.tokens['igorina'] ?? '')
   const logged: { fields: object; message: string }[] = []
-  const lives: Life[] = []
   const config: ChatConfig = {
     ...{ name: 'igorina', apiUrl: slack.apiUrl, appTokenFile: '/app', botTokenFile: '/bot', logChannel: 'C0LOG' },
     ...{ confirmAbove: 3, people: USERS },
@@ -75,6 +74,50 @@ export async function createChatWorld(t: Test, options: ChatWorldOptions = {}): 
     }),
     ...options.config,
   }
+  const { live, lives, puts } = livesOf({ config, slack, secrets, logged, ledger: store.ledger, times: options.times })
+  t.teardown(async () => {
+    await Promise.all(lives.map((life) => life.chat.stop()))
+    await slack.close()
+  })
+  const until = async (what: string, test: () => boolean) => {
+    const end = Date.now() + WAIT_MS_MAX
+    while (!test()) {
+      if (Date.now() > end) throw new Error(`${what} never came; Slack has:\n${slack.posted.map(shownOf).join('\n')}`)
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+  }
+  const chatWorld: ChatWorld = {
+    ...{ slack, worlds, world: worlds[names[0] ?? ''] as World, ledger: store.ledger, secrets, logged },
+    life: undefined as never,
+    live,
+    puts,
+    until,
+    message: async (channel, pattern) => {
+      await until(`${pattern} in ${channel}`, () => slack.in(channel).some((one) => pattern.test(one.text)))
+      return slack.in(channel).find((one) => pattern.test(one.text)) as Posted
+    },
+    quiet: async () => {
+      await chatWorld.life.chat.messages.settled()
+    },
+  }
+  if (options.startsLater !== true) {
+    chatWorld.life = live()
+    await until('a connection', () => slack.sockets.size > 0)
+  }
+  return chatWorld
+}
+
+/** Lives of one bot, each with tokens of its own, so that what a dead one still tries is refused. */
+function livesOf(given: {
+  readonly config: ChatConfig
+  readonly slack: StandIn
+  readonly secrets: ReadonlyMap<string, string>
+  readonly logged: { fields: object; message: string }[]
+  readonly ledger: Ledger
+  readonly times: Partial<ChatTimes> | undefined
+}) {
+  const { config, slack, secrets, logged, ledger, times } = given
+  const lives: Life[] = []
   let puts = 0
   const live = (dieAt = Number.POSITIVE_INFINITY): Life => {
     puts = 0
@@ -96,8 +139,8 @@ export async function createChatWorld(t: Test, options: ChatWorldOptions = {}): 
       chat: createChat({
         config,
         ledger: {
-          get: store.ledger.get,
-          list: store.ledger.list,
+          get: ledger.get,
+          list: ledger.list,
           put: (entries) => {
             if (isDead) throw new Error('this life is over')
             puts += 1
@@ -105,7 +148,7 @@ export async function createChatWorld(t: Test, options: ChatWorldOptions = {}): 
               life.kill()
               throw new Error('killed before this was on disk')
             }
-            store.ledger.put(entries)
+            ledger.put(entries)
           },
         },
         clock: realClock,
@@ -118,43 +161,14 @@ export async function createChatWorld(t: Test, options: ChatWorldOptions = {}): 
           if (found === undefined || isDead) throw new Error(`no secret ${path}`)
           return found
         },
-        times: { ...QUICK, ...options.times },
+        times: { ...QUICK, ...times },
       }),
     }
     lives.push(life)
     life.chat.start()
     return life
   }
-  t.teardown(async () => {
-    await Promise.all(lives.map((life) => life.chat.stop()))
-    await slack.close()
-  })
-  const until = async (what: string, test: () => boolean) => {
-    const end = Date.now() + WAIT_MS_MAX
-    while (!test()) {
-      if (Date.now() > end) throw new Error(`${what} never came; Slack has:\n${slack.posted.map(shownOf).join('\n')}`)
-      await new Promise((resolve) => setTimeout(resolve, 5))
-    }
-  }
-  const chatWorld: ChatWorld = {
-    ...{ slack, worlds, world: worlds[names[0] ?? ''] as World, ledger: store.ledger, secrets, logged },
-    life: undefined as never,
-    live,
-    puts: () => puts,
-    until,
-    message: async (channel, pattern) => {
-      await until(`${pattern} in ${channel}`, () => slack.in(channel).some((one) => pattern.test(one.text)))
-      return slack.in(channel).find((one) => pattern.test(one.text)) as Posted
-    },
-    quiet: async () => {
-      await chatWorld.life.chat.messages.settled()
-    },
-  }
-  if (options.startsLater !== true) {
-    chatWorld.life = live()
-    await until('a connection', () => slack.sockets.size > 0)
-  }
-  return chatWorld
+  return { live, lives, puts: () => puts }
 }
 
 const shownOf = (message: Posted) =>

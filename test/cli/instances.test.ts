@@ -39,3 +39,15 @@ t.test(
     t.same(asked(), [2, 3])
   },
 )
+
+t.test('[BOT-22] what is amiss beside the projects stands above their list', async (t) => {
+  const prod = await startFake('prod')
+  const home = makeHome({ prod })
+  t.teardown(async () => {
+    home.remove()
+    await prod.close()
+  })
+  const troubles = ['Slack (connection): token_revoked']
+  prod.on('projects', () => ({ instance: 'prod', frozen: null, projects: [], troubles }))
+  t.equal((await home.run(['status'])).out, 'Trouble: Slack (connection): token_revoked\nNo projects.\n')
+})
