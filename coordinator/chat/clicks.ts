@@ -79,10 +79,14 @@ function confirm(ports: ClicksPorts, click: Click, offer: Offer, whisper: (text:
     whisper(`Only <@${offer.user}>, who asked, can say that.`)
     return
   }
+  const key = `talk/${offer.talk}`
+  const talk = ports.ledger.get(key) as Talk | undefined
+  if (talk === undefined) {
+    whisper('That was asked too long ago. Ask anew.')
+    return
+  }
   const isYes = click.action === CONFIRM
   const outcome = `${isYes ? 'Confirmed' : 'Not raised'}: <@${click.user}>, ${timeText(ports.now())}`
-  const key = `talk/${offer.talk}`
-  const talk = ports.ledger.get(key) as Talk
   const after: Talk = { ...talk, state: isYes ? 'open' : 'done', confirmed: isYes }
   ports.messages.put([...closedOffer(ports, click.nonce, outcome), [key, after]])
   if (isYes) ports.talks.go(offer.talk)

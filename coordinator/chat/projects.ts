@@ -108,7 +108,8 @@ class Teller {
         if (this.#position === null) this.#put([], from)
         await this.#followFrom(from)
       } catch (error) {
-        log.warn({ err: error, instance: this.name }, 'an instance is not followed')
+        // Told once as a trouble; each further try is for who looks closely.
+        log.debug({ err: error, instance: this.name }, 'an instance is not followed')
         onReach(this.name, whyLost(error))
         await waitUnless(timers, times.reconnect * 5, signal)
       }

@@ -64,7 +64,7 @@ class Keeper implements Socket {
         onState(null)
       } catch (error) {
         const { problem, text } = explain(error)
-        log.warn({ err: error }, 'no connection to Slack')
+        log.debug({ err: error }, 'no connection to Slack')
         onState(text)
         const backOff = Math.min(times.reconnectMax, times.reconnect * 1.5 ** Math.min(failures, 20))
         failures += 1
