@@ -12,7 +12,8 @@ import type { Messages } from './messages.ts'
 import { type Offer, closedOffer, offerKey, offerOf } from './offers.ts'
 import { APPROVE, CONFIRM, DECLINE, REJECT } from './patch.ts'
 import type { ChatConfig, Slack } from './ports.ts'
-import type { Talk, Talks } from './talks.ts'
+import type { Talk } from './talking.ts'
+import type { Talks } from './talks.ts'
 
 export type Click = {
   readonly user: string

@@ -11,7 +11,7 @@ import { countText } from '../client/text.ts'
 import { type Instance, findChange, whyLost } from './instances.ts'
 import { code, codeBlock, escaped, pieces } from './markup.ts'
 import { patch, preview } from './patch.ts'
-import type { Talking } from './talks.ts'
+import type { Talking } from './talking.ts'
 import { helpText, lostText, notHereText, planBlock, planText, tryingText } from './texts.ts'
 import { type Said, type Verb, steered } from './words.ts'
 

@@ -15,7 +15,7 @@ import { code, escaped, refusalText, withButtons } from './markup.ts'
 import type { Entry } from './messages.ts'
 import { type Offer, offerKey } from './offers.ts'
 import { type Told, livingKey, livingText, toldKey } from './projects.ts'
-import type { Talking } from './talks.ts'
+import type { Talking } from './talking.ts'
 import { RAISING, confirmText, lostText, planBlock, planText, raisedText } from './texts.ts'
 
 export const CONFIRM = 'smith_confirm'

@@ -7,13 +7,10 @@ import { randomUUID } from 'node:crypto'
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { blocksProblem } from './standin-blocks.ts'
+import { type Loose, blocksProblem } from './standin-blocks.ts'
 
 export const BOT = { user: 'U0SMITH', bot: 'B0SMITH', team: 'T0ACME', app: 'A0SMITH' } as const
 
-/** JSON as it comes and goes; what a test names of it is not there when it is compared, or is. */
-// oxlint-disable-next-line typescript/no-explicit-any -- Slack's answers are as loose as this
-export type Loose = any
 export type Posted = {
   readonly channel: string
   readonly ts: string
