@@ -8,8 +8,9 @@ import type { Finding } from './change/servicenow/doctor.ts'
 import type { Http } from './change/servicenow/http-port.ts'
 import { fetchHttp } from './change/servicenow/http.ts'
 import { createServiceNow } from './change/servicenow/provider.ts'
-import { readSecret } from './change/servicenow/secret.ts'
+import { secretReader } from './change/servicenow/secret.ts'
 import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts'
+import type { Chat } from './chat/chat.ts'
 import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
 import { RefusedError } from '../protocol/errors.ts'
@@ -26,6 +27,7 @@ import { createTools } from './pattern.ts'
 import type { Clock, Log, Random, Store } from './ports.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
 import { createSessions } from './sessions/sessions.ts'
+import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
 import { openSqliteStore } from './store/sqlite.ts'
@@ -114,7 +116,9 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     examine: provider.examine,
     backup: (path, passphrase) => backup(ports, path, passphrase),
     limits: { feedClientsMax: config.feed.clientsMax },
+    troubles: () => chat?.troubles() ?? [],
   })
+  let chat: Chat | null = null
   return {
     driver,
     start: async () => {
@@ -125,11 +129,14 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
       notReady = null
+      chat = await chatOf(ports, tools)
+      chat?.start()
       return { port }
     },
     stop: async () => {
       notReady = 'the coordinator is stopping'
       sessions.stop()
+      await chat?.stop()
       await api.close()
       provider.stop()
       await driver.stop()
@@ -192,7 +199,7 @@ function localProvider({ log }: CoordinatorPorts, driver: Driver): Provider {
 function remoteProvider(ports: CoordinatorPorts, driver: Driver, settings: ServiceNowSettings): Provider {
   const { clock, random, log, config } = ports
   const servicenow = createServiceNow({
-    ...{ settings, clock, random, log, readSecret },
+    ...{ settings, clock, random, log, readSecret: secretReader(readSecret) },
     view: driver.view,
     submit: (event) => driver.submit({ kind: 'change' }, event),
     now: () => driver.now(),
@@ -227,6 +234,14 @@ function refuseOtherProvider({ change }: CoordinatorConfig, { view }: Driver): v
       remedy: `set provider = "${other}" in [change] again until they are closed (smith status, smith cancel), then change it`,
     },
   ])
+}
+
+/** The bot, loaded only where one is configured. Its own instance it reaches over the interface, like the others. */
+async function chatOf({ config, store, clock, random, log }: CoordinatorPorts, tools: Tools): Promise<Chat | null> {
+  if (config.chat === null) return null
+  const { createChat } = await import('./chat/chat.ts')
+  const { sha256 } = tools
+  return createChat({ config: config.chat, ledger: store.ledger, clock, random, log, sha256, readSecret })
 }
 
 function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {

@@ -5,8 +5,10 @@
 import { RE2JS } from 're2js'
 import * as v from 'valibot'
 import { isTimezone, ruleProblem } from './calendar.ts'
-import { type Section, field, flag, path, seconds, whole } from './config-kinds.ts'
+import { SECRET_ACCEPTED, type Section, field, flag, isSecretPath, path, seconds, whole } from './config-kinds.ts'
 import { SERVICENOW } from './config-servicenow.ts'
+import { parseUrl } from './client/target.ts'
+import { PIN_PATTERN } from '../protocol/pin.ts'
 
 export type { Field, Section, ValuesOf } from './config-kinds.ts'
 
@@ -76,6 +78,58 @@ export const CLUSTERS = {
     'a list of regular expressions (RE2), each with exactly one group',
     v.pipe(v.array(v.pipe(v.string(), v.check(hasOneGroup))), v.readonly()),
     [] as readonly string[],
+  ),
+}
+const secretPath = v.pipe(v.string(), v.check(isSecretPath))
+/** Read only where there is a `[chat]`. */
+export const CHAT = {
+  name: field(
+    'How people call the bot.',
+    'a short name',
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,40}$/)),
+    'smith',
+  ),
+  app_token_file: field("The file of Slack's app-level token (xapp-...).", SECRET_ACCEPTED, secretPath),
+  bot_token_file: field("The file of Slack's bot token (xoxb-...).", SECRET_ACCEPTED, secretPath),
+  log_channel: field(
+    'The channel with a thread for each machine, by its id; "" for none. The bot must be a member.',
+    'the id of a channel such as "C0123456789", or ""',
+    v.pipe(v.string(), v.regex(/^([CG][A-Z0-9]{2,})?$/)),
+    '',
+  ),
+  confirm_above: whole('A request of more machines than this is confirmed with a button before it is raised.', 3, {
+    min: 0,
+    max: 100_000,
+  }),
+  people: field(
+    'Who a Slack user is in smith: U0123456789 = "ann". Who is not named here may do nothing.',
+    "ids of Slack users = names of smith's people",
+    v.record(v.pipe(v.string(), v.regex(/^[UW][A-Z0-9]{2,}$/)), v.pipe(v.string(), v.minLength(1))),
+    {},
+  ),
+  instances: field(
+    'The instances that the bot asks, in this order: [chat.instances.NAME] with url, pin, and token_file, the file of a token with the role bot there.',
+    'for each instance url = "https://HOST:7600", pin = "..." and token_file = "..."',
+    v.pipe(
+      v.record(
+        v.pipe(v.string(), v.regex(/^[a-z0-9][a-z0-9-]{0,31}$/)),
+        v.strictObject({
+          url: v.pipe(
+            v.string(),
+            v.check((text) => parseUrl(text) !== null),
+          ),
+          pin: v.pipe(v.string(), v.regex(PIN_PATTERN)),
+          token_file: secretPath,
+        }),
+      ),
+      v.check((table) => Object.keys(table).length > 0),
+    ),
+  ),
+  api_url: field(
+    "Slack's Web API, for those who have one of their own (GovSlack).",
+    'a URL that ends in /',
+    v.pipe(v.string(), v.regex(/^https?:\/\/[^\s]+\/$/)),
+    'https://slack.com/api/',
   ),
 }
 const rules = (about: string) =>
@@ -166,6 +220,7 @@ export const SECTIONS: { readonly [section: string]: Section } = {
   '': TOP,
   change: CHANGE,
   'change.servicenow': SERVICENOW,
+  chat: CHAT,
   clusters: CLUSTERS,
   schedule: SCHEDULE,
   limits: LIMITS,

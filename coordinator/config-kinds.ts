@@ -52,3 +52,7 @@ export const path = (about: string, fallback: string) =>
     ),
     fallback,
   )
+
+export const SECRET_ACCEPTED = 'an absolute path, or credential:NAME for one of systemd'
+export const isSecretPath = (text: string): boolean =>
+  /^credential:[A-Za-z0-9._-]+$/.test(text) || (isAbsolute(text) && !text.includes('\0'))

@@ -9,6 +9,7 @@ import * as v from 'valibot'
 import type { Refusal } from '../protocol/errors.ts'
 import {
   CHANGE,
+  CHAT,
   CLUSTERS,
   type Field,
   LIMITS,
@@ -22,6 +23,7 @@ import {
   type ValuesOf,
   portOf,
 } from './config-fields.ts'
+import { parseUrl } from './client/target.ts'
 import { lineOfKey } from './config-lines.ts'
 import { SERVICENOW, servicenowProblems, servicenowSettings } from './config-servicenow.ts'
 import type { Settings } from './domain/events.ts'
@@ -39,6 +41,8 @@ export type CoordinatorConfig = {
   readonly change:
     | { readonly provider: 'local' }
     | { readonly provider: 'servicenow'; readonly servicenow: ReturnType<typeof servicenowSettings> }
+  /** Null without a bot. */
+  readonly chat: ChatSettings | null
   readonly sockets: {
     readonly pingMs: number
     readonly deadMs: number
@@ -48,6 +52,23 @@ export type CoordinatorConfig = {
     readonly sendBytesMax: number
   }
   readonly feed: { readonly clientsMax: number }
+}
+
+export type ChatSettings = {
+  readonly name: string
+  readonly apiUrl: string
+  readonly appTokenFile: string
+  readonly botTokenFile: string
+  readonly logChannel: string | null
+  readonly confirmAbove: number
+  readonly people: Readonly<Record<string, string>>
+  readonly instances: readonly {
+    readonly name: string
+    readonly host: string
+    readonly port: number
+    readonly pin: string
+    readonly tokenFile: string
+  }[]
 }
 
 export type ConfigAnswer =
@@ -92,6 +113,7 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   const servicenow = reader.section('change.servicenow', SERVICENOW, document)
   if (change?.provider === 'servicenow' && servicenow !== null)
     for (const problem of servicenowProblems(servicenow)) reader.refuse(...problem)
+  const chat = own(document, 'chat') === undefined ? null : reader.section('chat', CHAT, document)
   const clusters = reader.section('clusters', CLUSTERS, document)
   const schedule = reader.section('schedule', SCHEDULE, document)
   const limits = reader.section('limits', LIMITS, document)
@@ -115,13 +137,14 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   ) {
     return { ok: false, refusals: reader.refusals }
   }
-  return { ok: true, config: configOf({ top, change, servicenow, clusters, schedule, limits, regions }) }
+  return { ok: true, config: configOf({ top, change, servicenow, chat, clusters, schedule, limits, regions }) }
 }
 
 type Values = {
   readonly top: ValuesOf<typeof TOP>
   readonly change: ValuesOf<typeof CHANGE>
   readonly servicenow: ValuesOf<typeof SERVICENOW>
+  readonly chat: ValuesOf<typeof CHAT> | null
   readonly clusters: ValuesOf<typeof CLUSTERS>
   readonly schedule: ValuesOf<typeof SCHEDULE>
   readonly limits: ValuesOf<typeof LIMITS>
@@ -130,7 +153,7 @@ type Values = {
 
 const ms = (value: number) => Math.round(value * 1000)
 
-function configOf({ top, change, servicenow, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
+function configOf({ top, change, servicenow, chat, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
   const [, bracketed, host] = LISTEN_PATTERN.exec(top.listen) ?? []
   return {
     settings: {
@@ -171,6 +194,7 @@ function configOf({ top, change, servicenow, clusters, schedule, limits, regions
       change.provider === 'local'
         ? { provider: 'local' }
         : { provider: 'servicenow', servicenow: servicenowSettings(servicenow) },
+    chat: chat === null ? null : chatOf(chat),
     sockets: {
       pingMs: ms(limits.ping),
       deadMs: ms(limits.dead),
@@ -180,6 +204,24 @@ function configOf({ top, change, servicenow, clusters, schedule, limits, regions
       sendBytesMax: limits.send_bytes,
     },
     feed: { clientsMax: limits.feed_clients },
+  }
+}
+
+function chatOf(chat: ValuesOf<typeof CHAT>): ChatSettings {
+  return {
+    name: chat.name,
+    apiUrl: chat.api_url,
+    appTokenFile: chat.app_token_file,
+    botTokenFile: chat.bot_token_file,
+    logChannel: chat.log_channel === '' ? null : chat.log_channel,
+    confirmAbove: chat.confirm_above,
+    people: chat.people,
+    instances: Object.entries(chat.instances).map(([name, { url, pin, token_file: tokenFile }]) => ({
+      name,
+      ...(parseUrl(url) ?? { host: '', port: 0 }),
+      pin,
+      tokenFile,
+    })),
   }
 }
 

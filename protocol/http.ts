@@ -8,8 +8,11 @@ import { planEvidenceSchema, planSchema } from './plan.ts'
 import { statusSchema } from './status.ts'
 
 export const REQUEST_TEXT_MAX = 16_384
-export const ROLES = ['viewer', 'requester', 'approver', 'admin'] as const
+/** A `bot` looks at everything and gives no command of its own: it acts for a person, whom PERSON_HEADER names. */
+export const ROLES = ['viewer', 'requester', 'approver', 'admin', 'bot'] as const
 export type Role = (typeof ROLES)[number]
+/** Sent by a bot with a call that it makes for a person: their roles decide, and both are recorded. */
+export const PERSON_HEADER = 'smith-person'
 const reason = v.pipe(v.string(), v.trim(), v.minLength(1), v.maxLength(500))
 const personName = v.pipe(v.string(), v.regex(/^[a-z0-9][a-z0-9._@-]{0,63}$/))
 
@@ -93,6 +96,8 @@ export const projectListSchema = v.strictObject({
   instance: v.string(),
   frozen: v.nullable(v.strictObject({ by: v.string(), reason: v.string(), at: instantSchema })),
   projects: v.array(projectSummarySchema),
+  /** What is amiss beside them (chat without its connection), a line each. */
+  troubles: v.optional(v.array(v.string())),
 })
 export type ProjectList = v.InferOutput<typeof projectListSchema>
 
@@ -161,7 +166,12 @@ export const enrolListSchema = v.strictObject({
 export const enrolRevokeBodySchema = v.strictObject({ name: machineNameSchema })
 export const userAddBodySchema = v.strictObject({
   name: personName,
-  roles: v.pipe(v.array(v.picklist(ROLES)), v.minLength(1), v.maxLength(ROLES.length)),
+  roles: v.pipe(
+    v.array(v.picklist(ROLES)),
+    v.minLength(1),
+    v.maxLength(ROLES.length),
+    v.check((roles) => !roles.includes('bot') || roles.length === 1, 'a bot has no other role'),
+  ),
   ttlDays: v.optional(v.pipe(countSchema, v.minValue(1), v.maxValue(3650))),
 })
 /** The token is shown this once; only its SHA-256 is kept. */
@@ -446,3 +456,24 @@ export const ROUTES = {
   },
 } as const
 export type RouteName = keyof typeof ROUTES
+
+/** What a bot may do for a person: what is asked in chat. Nobody is added, enrolled, resolved or unfrozen through it. */
+export const BOT_ROUTES: ReadonlySet<string> = new Set<RouteName>([
+  'who',
+  'requestMake',
+  'request',
+  'projects',
+  'project',
+  'plan',
+  'projectOrders',
+  'approve',
+  'reject',
+  'pause',
+  'resume',
+  'cancel',
+  'retry',
+  'skip',
+  'machines',
+  'machineOrders',
+  'log',
+])

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '3b490663f70ad28005c5f7355a9b212fc284c8d4797bdc5cec1f8a0c9d4eaa40',
+    hash: '5fa68a139854bab82ff7901425cb90374f4481a49aa09d2ef786109c6f38f62e',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -64,6 +64,8 @@ export type ApiPorts = {
   readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
   /** Looks at what is around the coordinator, without changing it. */
   readonly examine?: () => Promise<readonly DoctorView['findings'][number][]>
+  /** What is amiss beside the projects, a line each, for whoever looks at the instance. */
+  readonly troubles?: () => readonly string[]
   /** Why the coordinator can't serve now, null when it can. */
   readonly readiness?: () => string | null
   readonly limits?: Partial<ApiLimits>

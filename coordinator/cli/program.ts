@@ -5,7 +5,7 @@
  */
 import { Command, CommanderError, Option } from 'commander'
 import { type Context, type GlobalOptions, createContext } from './context.ts'
-import { EXIT, failureOf } from './failure.ts'
+import { EXIT, failureOf } from '../client/failure.ts'
 import { type Io, columnsOf, paintFor, processIo } from './io.ts'
 import { addAdmin } from './verbs/admin.ts'
 import { addCompletion } from './verbs/completion.ts'

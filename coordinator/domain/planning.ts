@@ -31,6 +31,12 @@ export function actorName(actor: Actor): string {
   }
 }
 
+/** As it stands in the journal: a person, and the bot that spoke for them. No name has a space. */
+export function journalName(actor: Actor): string {
+  const via = actor.kind === 'person' && actor.via !== undefined ? ` via ${actor.via}` : ''
+  return `${actorName(actor)}${via}`
+}
+
 type Ask = { readonly text: string; readonly preview: boolean; readonly key: string | null }
 
 /** Takes a request. The reply has its id; what became of it is read from the request itself. */

@@ -12,9 +12,9 @@ import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number
 
-/** Who acts. A person has roles; the admin socket has nobody behind it. */
+/** Who acts. A person has roles, and `via` is the bot that speaks for them; the admin socket has nobody behind it. */
 export type Actor =
-  | { readonly kind: 'person'; readonly name: string; readonly roles: readonly Role[] }
+  | { readonly kind: 'person'; readonly name: string; readonly roles: readonly Role[]; readonly via?: string }
   | { readonly kind: 'local-admin' }
   | { readonly kind: 'machine'; readonly id: string; readonly name: string }
   | { readonly kind: 'change' }

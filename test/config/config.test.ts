@@ -167,6 +167,14 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
         ['-1', '"10"', 'true', 'nan', 'inf', '1e12'],
       ]),
     ),
+    'chat.name': ['""', '"a b"', '1'],
+    'chat.app_token_file': ['"slack"', '"xapp-1"', '"credential:../x"', '""'],
+    'chat.bot_token_file': ['"slack"', '1'],
+    'chat.log_channel': ['"#log"', '"D0ANN"', '1'],
+    'chat.confirm_above': ['-1', '1.5', '"3"'],
+    'chat.people': ['"ann"', '{ ann = "U0ANN" }', '{ U0ANN = "" }', '{ U0ANN = 1 }'],
+    'chat.instances': ['{}', '"prod"', '{ prod = "x" }', '{ prod = { url = "https://x" } }'],
+    'chat.api_url': ['"slack.com"', '"https://slack.com/api"', '1'],
     'limits.permission_age_max': ['10.5', '0'],
     'limits.machines_per_request': ['1.5', '0'],
   }
@@ -252,7 +260,8 @@ t.test('[CFG-6] the reference names every key with its default, and its defaults
     tt.ok(about.length > 15 && accepted.length > 3)
   }
   const sections = new Map<string, string[]>()
-  for (const { key, fallback } of CONFIG_REFERENCE) {
+  // `[chat]` is read only where it is, and then it needs files and instances (chat.test.ts).
+  for (const { key, fallback } of CONFIG_REFERENCE.filter((entry) => !entry.key.startsWith('chat.'))) {
     const [section, name] = key.includes('.')
       ? [key.slice(0, key.indexOf('.')), key.slice(key.indexOf('.') + 1)]
       : ['', key]

@@ -8,7 +8,8 @@ import t, { type Test } from 'tap'
 import { createClient } from '../../coordinator/change/servicenow/client.ts'
 import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts'
 import { fetchHttp } from '../../coordinator/change/servicenow/http.ts'
-import { readSecret } from '../../coordinator/change/servicenow/secret.ts'
+import { secretReader } from '../../coordinator/change/servicenow/secret.ts'
+import { readSecret as readPath } from '../../coordinator/secrets.ts'
 import { SECRET, StandIn, serveStandIn } from './stand-in.ts'
 import { settingsOf } from './world.ts'
 
@@ -175,11 +176,12 @@ t.test('[SNW-27] a secret that is missing, empty or open to everybody is not use
   const dir = mkdtempSync(join(tmpdir(), 'smith-secret-'))
   t.teardown(() => rmSync(dir, { recursive: true }))
   const file = join(dir, 'secret')
+  const readSecret = secretReader(readPath)
   t.throws(() => readSecret(file), /ENOENT/)
   writeFileSync(file, '\n', { mode: 0o600 })
   t.throws(() => readSecret(file), /is empty/)
   writeFileSync(file, 'word\n')
   t.equal(readSecret(file), 'word')
   chmodSync(file, 0o644)
-  t.throws(() => readSecret(file), /open to everybody.*chmod/)
+  t.throws(() => readSecret(file), /secret of ServiceNow .*others can use it.*chmod/)
 })

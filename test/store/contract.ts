@@ -6,6 +6,7 @@ import type { Store } from '../../coordinator/ports.ts'
 import { TABLES, type Write } from '../../coordinator/domain/state.ts'
 import type { Test } from 'tap'
 import { compareText } from '../../protocol/natural-order.ts'
+import { ledgerContract } from './ledger/contract.ts'
 import { T0, append, bag, id, instance, line, lineRecord, machine, order, project, put, target, turn } from './rows.ts'
 
 export type StoreUnderTest = {
@@ -30,6 +31,7 @@ export function contract(t: Test, make: Make): void {
   outboxContract(t, make)
   appendContract(t, make)
   lifeContract(t, make)
+  ledgerContract(t, make)
 }
 
 const newestOf = (store: Store) => ({

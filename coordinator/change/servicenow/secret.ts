@@ -1,23 +1,14 @@
-/** The secret with which smith shows who it is, read from its file each time it is needed. */
-import { readFileSync, statSync } from 'node:fs'
+/** The secret with which smith shows who it is, read anew each time it is needed; what keeps it from that is a failure. */
 import { ServiceNowError } from './failures.ts'
 
-export function readSecret(file: string): string {
-  try {
-    const mode = statSync(file).mode & 0o777
-    if ((mode & 0o007) !== 0)
-      throw new Error(`${file} is open to everybody (mode ${mode.toString(8)}); run: chmod o= ${file}`)
-    const text = readFileSync(file, 'utf8').trim()
-    if (text === '') throw new Error(`${file} is empty`)
-    return text
-  } catch (error) {
-    const problem = error instanceof Error ? error.message : String(error)
-    throw new ServiceNowError(
-      'auth',
-      `the secret of ServiceNow (change.servicenow.secret_file) can't be used: ${problem}`,
-      {
-        cause: error,
-      },
-    )
+export function secretReader(read: (path: string) => string): (path: string) => string {
+  return (path) => {
+    try {
+      return read(path)
+    } catch (error) {
+      const problem = error instanceof Error ? error.message : String(error)
+      const message = `the secret of ServiceNow (change.servicenow.secret_file) can't be used: ${problem}`
+      throw new ServiceNowError('auth', message, { cause: error })
+    }
   }
 }

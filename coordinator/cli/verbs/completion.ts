@@ -5,10 +5,10 @@
 import type { Command } from 'commander'
 import { MACHINE_NAME_PATTERN } from '../../../protocol/ids.ts'
 import { SHELLS, completionScript } from '../completion.ts'
-import { createClient } from '../client.ts'
+import { createClient } from '../../client/client.ts'
 import { targetsOf } from '../config.ts'
 import type { Context } from '../context.ts'
-import { EXIT, usageError } from '../failure.ts'
+import { EXIT, usageError } from '../../client/failure.ts'
 import { write } from '../io.ts'
 import { type Run, acting, example } from './verb.ts'
 

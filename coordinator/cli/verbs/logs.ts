@@ -7,15 +7,15 @@ import { CHANGE_PATTERN } from '../../../protocol/ids.ts'
 import type { Fact, FeedRow } from '../../../protocol/feed.ts'
 import type { RunRecord } from '../../../protocol/files.ts'
 import type { OrderView } from '../../../protocol/http.ts'
-import type { Client } from '../client.ts'
+import type { Client } from '../../client/client.ts'
 import { type Context, durationOption, machineArgument } from '../context.ts'
-import { CliError, EXIT, usageError } from '../failure.ts'
-import { followFeed } from '../feed-client.ts'
+import { ClientError, EXIT, usageError } from '../../client/failure.ts'
+import { followFeed } from '../../client/feed-client.ts'
 import { follow } from '../follow.ts'
 import { write } from '../io.ts'
-import { type LogSource, bytesOf, createLineMaker, createLogReader } from '../log-reader.ts'
+import { type LogSource, bytesOf, createLineMaker, createLogReader } from '../../client/log-reader.ts'
 import { isClosed } from '../project-follow.ts'
-import { dayText, jsonText, visible } from '../text.ts'
+import { dayText, jsonText, visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 type LogOptions = { readonly follow?: boolean; readonly since?: string; readonly raw?: boolean }
@@ -118,7 +118,7 @@ async function feedVerb(context: Context, options: { since?: string }): Promise<
   const client = context.client()
   const who = await client.call('who')
   if (since !== null && since > who.rev) {
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `revision ${since} is not reached yet: the newest is ${who.rev}`,
       'Leave --since out to begin with what comes now.',
