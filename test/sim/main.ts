@@ -78,10 +78,10 @@ async function runMany(run: Run, first: number, last: number, failuresMax: numbe
   const cells = new Map<string, number>()
   const all: Outcome['counts'][] = []
   let failures = 0
-  let isStopped = false
+  const stop = { isAsked: false }
   // Whoever ends a long run early still wants to know what it met.
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => (isStopped = true))
-  for (let seed = first; seed <= last && failures < failuresMax && !isStopped; seed += 1) {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => (stop.isAsked = true))
+  for (let seed = first; seed <= last && failures < failuresMax && !stop.isAsked; seed += 1) {
     const outcome = await run(seed)
     // A seed is made of ticks alone; signals are heard between two of them.
     await setImmediate()
