@@ -171,10 +171,10 @@ export const ZOO = {
     'Math.min(machines, countOfShare(share, machines))',
     'Math.min(machines, countOfShare(share, machines) + 1)',
   ]),
-  'the last machine goes first': bug('SIM-17', 4, UNCHECKED, [
+  'the last machine goes first': bug('SIM-17', 2, UNCHECKED, [
     STOPS,
-    'targetOf(draft, project.id, project.cursor) : null',
-    "targetOf(draft, project.id, targetOf(draft, project.id, project.targets - 1).state === 'offered' ? project.targets - 1 : project.cursor) : null",
+    'const first = targetOf(draft, project.id, project.cursor)\n',
+    "const first = targetOf(draft, project.id, targetOf(draft, project.id, project.targets - 1).state === 'offered' ? project.targets - 1 : project.cursor)\n",
   ]),
   'the schedule is always open': bug('SIM-18', 9, [
     SCHEDULE,
@@ -252,7 +252,7 @@ export const ZOO = {
     '  disk.rename(temporary, path)\n  disk.fsync(dirname(path))',
     '  disk.rename(temporary, path)',
   ]),
-  'a file is not synced before its rename': bug('SIM-15', 1, [
+  'a file is not synced before its rename': bug('SIM-15', 2, [
     DISK,
     '  disk.fsync(temporary)\n  disk.rename(temporary, path)',
     '  disk.rename(temporary, path)',
@@ -283,7 +283,7 @@ export const ZOO = {
     'if (!isSigned(key, bytes, grant.signature))',
     'if (key === null)',
   ]),
-  'the plan with a grant is not compared': bug('SIM-23', 1, [
+  'the plan with a grant is not compared': bug('SIM-23', 5, [
     GRANTS,
     "if (createHash('sha256').update(planText(grant.plan)).digest('hex') !== payload.planHash)",
     'if (grant === null)',
