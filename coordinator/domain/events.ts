@@ -7,6 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
+import type { Train } from './trains.ts'
 import type { Actor, ChangeCall, Instant, RemoteChange, Span, Write } from './state.ts'
 
 export type { ChangeCall } from './state.ts'
@@ -194,7 +195,15 @@ export type Tools = {
   /** What the first of the configured cluster patterns that matches the name captures, or null. */
   readonly captureCluster: (name: string) => string | null
   readonly calendar: Calendar
+  readonly trains: readonly Train[]
   readonly settings: Settings
+}
+
+export type TrainSettings = Pick<Train, 'name' | 'approval' | 'roles' | 'people'> & {
+  readonly machines: readonly string[]
+  readonly except: readonly string[]
+  /** Rules as in `schedule`; none means always. */
+  readonly windows: readonly string[]
 }
 
 /** All time bounds in milliseconds. */
@@ -204,6 +213,8 @@ export type Settings = {
   readonly regions: readonly { readonly pattern: string; readonly region: string }[]
   /** Name patterns with one group: what it captures is the cluster. */
   readonly clusters: readonly { readonly pattern: string }[]
+  /** Policy by name: words as in a request (names and patterns) say which machines are meant and which are left out. */
+  readonly trains: readonly TrainSettings[]
   readonly approval: { readonly requesterMayApprove: boolean; readonly localAdminMayApprove: boolean }
   readonly schedule: {
     /** An IANA time zone, in which the rules and the times of requests are read. */

@@ -91,6 +91,18 @@ export type RequestOptions = {
   readonly onFailure: 'stop' | 'continue'
   readonly maxFailures: Share | null
   readonly window: Span | null
+  /** What its trains said; absent when no machine of it is of a train. */
+  readonly policy?: Policy
+}
+
+/** What the trains of a request said when it was made. */
+export type Policy = {
+  readonly trains: readonly string[]
+  /** The trains that approve by their policy; none when a person must. */
+  readonly approvedBy: readonly string[]
+  /** The trains from which the window comes; none when it is the request's own. */
+  readonly windowOf: readonly string[]
+  readonly leftOut: readonly { readonly name: string; readonly train: string }[]
 }
 
 /** Someone asks. It lives from the question until a project is made of it, it is refused, or it was a preview. */
@@ -329,6 +341,8 @@ export type LocalChange = {
   readonly decidedBy: string | null
   readonly decidedAt: Instant | null
   readonly reason: string | null
+  /** The trains whose policy approved it, as long as it stands by that alone. */
+  readonly policy?: readonly string[]
   readonly state: 'open' | 'closed'
   readonly closeCode: 'successful' | 'successful_issues' | 'unsuccessful' | null
   readonly closeNotes: string | null
@@ -349,6 +363,8 @@ export type ChangeCall =
       /** How the project will go, for those who approve it, and its window. */
       readonly terms: readonly string[]
       readonly window: Span | null
+      /** The trains whose policy approves it; none when a person must. */
+      readonly approvedBy?: readonly string[]
       readonly warnings: readonly string[]
     }
   | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }
