@@ -5,6 +5,7 @@ import { refusalSchema } from './errors.ts'
 import { recordSchema } from './files.ts'
 import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
+import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
 import { statusSchema } from './status.ts'
 
 export const REQUEST_TEXT_MAX = 16_384
@@ -385,6 +386,22 @@ export const ROUTES = {
     query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
     body: null,
     answer: logPageSchema,
+  },
+  schedules: {
+    ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },
+    ...{ query: none, body: null, answer: scheduleListSchema },
+  },
+  scheduleAdd: {
+    ...{ method: 'POST', path: '/api/v1/schedules', roles: steering },
+    ...{ query: none, body: scheduleAddBodySchema, answer: scheduleViewSchema },
+  },
+  scheduleRemove: {
+    ...{ method: 'POST', path: '/api/v1/schedules/remove', roles: stopping },
+    ...{ query: none, body: scheduleNameBodySchema, answer: doneSchema },
+  },
+  scheduleRun: {
+    ...{ method: 'POST', path: '/api/v1/schedules/run', roles: steering },
+    ...{ query: none, body: scheduleNameBodySchema, answer: scheduleViewSchema },
   },
   enrolNew: {
     method: 'POST',

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '3b490663f70ad28005c5f7355a9b212fc284c8d4797bdc5cec1f8a0c9d4eaa40',
+    hash: '819e0f6d06e324b4b96b78284d9c7d9bc4efcc5d8cae0eb6bd2acbad84757cbf',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

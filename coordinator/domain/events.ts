@@ -45,6 +45,8 @@ export type Command =
       readonly ttlMs: number | null
     }
   | { readonly type: 'userRevoke'; readonly name: string }
+  | { readonly type: 'scheduleAdd'; readonly name: string; readonly cron: string; readonly text: string }
+  | { readonly type: 'scheduleRemove' | 'scheduleRun'; readonly name: string }
   /** A decision about a local change; handled by change/local, never by the core. */
   | {
       readonly type: 'decide'
@@ -177,6 +179,8 @@ export type Calendar = {
     from: Instant,
     needMs: number,
   ) => { readonly start: Instant; readonly end: Instant | null; readonly why: string | null } | null
+  /** The first time of a cron expression after an instant; null when none is in sight. */
+  readonly nextTime: (cron: string, after: Instant) => Instant | null | { readonly problem: string }
   readonly readSpan: (text: string) => Span | { readonly problem: string }
   /** To the minute, with the time zone. */
   readonly show: (at: Instant) => string

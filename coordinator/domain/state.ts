@@ -8,6 +8,7 @@ import type { Cause, Result, Step } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
 import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
 import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
+import type { Schedule } from './recurring.ts'
 
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number
@@ -437,6 +438,7 @@ export type Tables = {
   readonly remoteChanges: RemoteChange
   /** By project and place, padded so that keys sort in order. */
   readonly outbox: OutboxRow
+  readonly schedules: Schedule
 }
 export type TableName = keyof Tables
 
@@ -463,6 +465,7 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   localChanges: { stored: true, inView: true },
   remoteChanges: { stored: true, inView: true },
   outbox: { stored: true, inView: true },
+  schedules: { stored: true, inView: true },
 }
 
 /** One row to write. `row: null` deletes it; `live: false` keeps it in the store and drops it from memory. */

@@ -190,8 +190,9 @@ function createCore(options: WorldOptions) {
     await settle()
   }
   /** The coordinator ends without a word and begins again from its disk; nobody is connected. */
-  const restart = async (changed: Partial<Settings> = {}) => {
+  const restart = async (changed: Partial<Settings> = {}, downMs = 0) => {
     life.number += 1
+    pass(time, downMs)
     life.settings = { ...life.settings, ...changed }
     life.tools = createTools(life.settings, dice)
     crashMemoryDisk(disk)
@@ -203,6 +204,13 @@ function createCore(options: WorldOptions) {
     store: () => must(life.store),
     tools: () => life.tools,
   }
+}
+
+/** Time goes by, and nobody waits for what happens in it. */
+function pass(time: Time, ms: number): void {
+  const end = { isReached: ms === 0 }
+  time.after(ms, () => (end.isReached = true))
+  while (!end.isReached && time.advance());
 }
 
 /** What changes from one life of the coordinator to the next. */
