@@ -5,9 +5,8 @@
 import { createHash } from 'node:crypto'
 import { RE2JS } from 're2js'
 import { createCalendar } from './calendar.ts'
-import type { Settings, Tools, TrainSettings } from './domain/events.ts'
+import type { Settings, Tools, Train, TrainSettings } from './domain/events.ts'
 import { machineWord } from './domain/request.ts'
-import type { Train } from './domain/trains.ts'
 import type { Random } from './ports.ts'
 
 const CACHE_MAX = 500

@@ -1,7 +1,7 @@
 /** What the routes of recurring requests do. Called by handlers.ts. */
 import { compareNaturally } from '../../protocol/natural-order.ts'
 import type { ScheduleView } from '../../protocol/recurring.ts'
-import type { Firing, Schedule } from '../domain/recurring.ts'
+import type { Firing, Schedule } from '../domain/schedule-rows.ts'
 import { refuse } from './bodies.ts'
 import type { Hand, Handlers } from './calls.ts'
 import type { ApiPorts } from './ports.ts'

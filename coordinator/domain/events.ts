@@ -7,7 +7,6 @@ import type { Refusal } from '../../protocol/errors.ts'
 import type { Fact } from '../../protocol/feed.ts'
 import type { GrantPayload, RunRecord } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
-import type { Train } from './trains.ts'
 import type { Actor, ChangeCall, Instant, RemoteChange, Span, Write } from './state.ts'
 
 export type { ChangeCall } from './state.ts'
@@ -184,6 +183,19 @@ export type Calendar = {
   readonly readSpan: (text: string) => Span | { readonly problem: string }
   /** To the minute, with the time zone. */
   readonly show: (at: Instant) => string
+}
+
+/** A train as the configuration has it; its patterns and windows are made into functions by pattern.ts. */
+export type Train = {
+  readonly name: string
+  readonly has: (machine: string) => boolean
+  readonly leavesOut: (machine: string) => boolean
+  readonly approval: boolean
+  /** Of whom one must ask; when both are empty, whoever may ask at all. */
+  readonly roles: readonly Role[]
+  readonly people: readonly string[]
+  /** When its machines may be patched; null for always. */
+  readonly windows: Pick<Calendar, 'nextOpen'> | null
 }
 
 /** What a step may use besides its state: all deterministic given the seed. */

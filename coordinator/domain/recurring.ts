@@ -10,31 +10,9 @@ import type { Draft, View } from './draft.ts'
 import type { Command, Reply } from './events.ts'
 import { actorName, makeRequest } from './planning.ts'
 import { parseRequest } from './request.ts'
+import type { Firing, Schedule } from './schedule-rows.ts'
 import type { Actor, Instant } from './state.ts'
 import { badValue } from './words.ts'
-
-/** The key of its row is its name; `id` is never used again, also when the name is. */
-export type Schedule = {
-  readonly id: string
-  readonly name: string
-  readonly cron: string
-  /** The line of the request. */
-  readonly text: string
-  readonly by: string
-  readonly createdAt: Instant
-  /** Null when its cron expression has no time in sight. */
-  readonly next: Instant | null
-  /** The newest last, a bounded number. */
-  readonly firings: readonly Firing[]
-}
-export type Firing = {
-  readonly at: Instant
-  readonly by: string
-  readonly what: 'asked' | 'refused' | 'skipped' | 'missed'
-  /** Of what was asked: what became of it is read from the request. */
-  readonly request: string | null
-  readonly reasons: readonly string[]
-}
 
 type Add = Extract<Command, { type: 'scheduleAdd' }>
 

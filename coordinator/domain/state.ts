@@ -8,7 +8,7 @@ import type { Cause, Result, Step } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
 import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
 import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
-import type { Schedule } from './recurring.ts'
+import type { Schedule } from './schedule-rows.ts'
 
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number

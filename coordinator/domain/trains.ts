@@ -4,24 +4,10 @@
  * it may give itself. A machine of no train needs an approval; over several trains the strictest word counts (TRN-2).
  */
 import type { Refusal } from '../../protocol/errors.ts'
-import type { Role } from '../../protocol/http.ts'
-import type { Calendar, Tools } from './events.ts'
+import type { Calendar, Tools, Train } from './events.ts'
 import type { Actor, Instant, Machine, Policy, Span } from './state.ts'
 import { duration } from './time-text.ts'
 import { type Word, badValue } from './words.ts'
-
-/** A train as the configuration has it; its patterns and windows are made into functions by pattern.ts. */
-export type Train = {
-  readonly name: string
-  readonly has: (machine: string) => boolean
-  readonly leavesOut: (machine: string) => boolean
-  readonly approval: boolean
-  /** Of whom one must ask; when both are empty, whoever may ask at all. */
-  readonly roles: readonly Role[]
-  readonly people: readonly string[]
-  /** When its machines may be patched; null for always. */
-  readonly windows: Pick<Calendar, 'nextOpen'> | null
-}
 
 export function trainsOf(machine: string, { trains }: Tools): readonly Train[] {
   return trains.filter((train) => train.has(machine))
