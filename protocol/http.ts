@@ -6,6 +6,7 @@ import { recordSchema } from './files.ts'
 import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
 import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
+import { serviceLogSchema } from './service-log.ts'
 import { statusSchema } from './status.ts'
 
 export const REQUEST_TEXT_MAX = 16_384
@@ -224,6 +225,11 @@ const none = v.strictObject({})
 /** Seconds to wait for an answer other than `planning` or `raising`, at most 30. */
 const waitQuery = v.strictObject({ wait: v.optional(v.string()) })
 const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.optional(v.string()) })
+const optionalText = v.optional(v.string())
+const serviceLogQuery = v.strictObject({
+  ...{ after: optionalText, since: optionalText, limit: optionalText },
+  ...{ change: optionalText, machine: optionalText },
+})
 const steering = ['requester', 'admin'] as const
 /** Stopping is cheap: who approves may do it too. */
 const stopping = ['requester', 'approver', 'admin'] as const
@@ -386,6 +392,10 @@ export const ROUTES = {
     query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
     body: null,
     answer: logPageSchema,
+  },
+  serviceLog: {
+    ...{ method: 'GET', path: '/api/v1/service-log', roles: stopping, query: serviceLogQuery },
+    ...{ body: null, answer: serviceLogSchema },
   },
   schedules: {
     ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },

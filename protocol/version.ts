@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '819e0f6d06e324b4b96b78284d9c7d9bc4efcc5d8cae0eb6bd2acbad84757cbf',
+    hash: '00b92444238f82fe6b0439cd47640d1aa2d61d54f38b35cedab87b0081d7c5d6',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

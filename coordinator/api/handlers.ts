@@ -9,6 +9,7 @@ import { numberOf, refuse } from './bodies.ts'
 import type { Call, Hand, Handlers } from './calls.ts'
 import { keeping } from './keeping.ts'
 import { recurring } from './recurring.ts'
+import { serviceLog } from './service-log.ts'
 import type { Answer, ApiPorts } from './ports.ts'
 import {
   findMachine,
@@ -38,6 +39,7 @@ export function createHandlers(ports: ApiPorts, hand: Hand, waiters: Waiters, po
     ...reading(ports, port),
     ...keeping(ports, hand),
     ...recurring(ports, hand),
+    ...serviceLog(ports),
   }
 }
 

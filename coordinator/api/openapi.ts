@@ -27,6 +27,7 @@ const SUMMARIES: { readonly [Name in RouteName]: string } = {
   machines: 'The machines, all or those that a name, address or pattern means.',
   machineOrders: 'The orders that a machine was granted.',
   log: 'Records of an order after a number.',
+  serviceLog: 'What the coordinator itself did, the newest of it, by time, change and machine.',
   schedules: 'The recurring requests, with what became of their last times.',
   scheduleAdd: 'Ask again and again, at the times of a cron expression.',
   scheduleRemove: 'End a recurring request.',
