@@ -51,7 +51,7 @@ t.test(
     const { upTo } = log.read(ALL)
     appendFileSync(join(folder, 'service.log'), '\n{"n":101,"at":5,"lev')
     // With room left, so that the torn line stays in the file that goes on.
-  const again = open({ folder })
+    const again = open({ folder })
     t.equal(messages(again).at(-1), 'm99')
     again.write(line({ msg: 'after' }))
     t.same(messages(again, { after: upTo }), ['after'], 'numbers go on')
