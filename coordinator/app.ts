@@ -31,6 +31,7 @@ import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
 import { openSqliteStore } from './store/sqlite.ts'
+import { type ServiceLog, createServiceLog, logRow } from './service-log.ts'
 
 export type CoordinatorPorts = {
   readonly config: CoordinatorConfig
@@ -40,6 +41,8 @@ export type CoordinatorPorts = {
   readonly random: Random
   readonly log: Log
   readonly version: string
+  /** What was logged, for those who ask for it. */
+  readonly serviceLog?: ServiceLog['read']
   /** How ServiceNow is reached; Node's fetch without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
@@ -72,6 +75,11 @@ export async function openCoordinator(
   return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin }
 }
 
+/** The newest of what is logged, kept in the state folder. */
+export function openServiceLog({ stateDir }: CoordinatorConfig): ServiceLog {
+  return createServiceLog({ folder: stateFolder(stateDir).logs, makeFolder })
+}
+
 /** Puts a sealed backup into an empty state folder; the instance is frozen until a person has looked. */
 export const restoreBackup = restore
 
@@ -96,6 +104,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     },
   })
   const provider = providerOf(ports, driver)
+  driver.onRow((row) => logRow(log, row))
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
     driver,
@@ -110,6 +119,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     log,
     tools,
     readiness: () => notReady,
+    ...(ports.serviceLog === undefined ? {} : { serviceLog: ports.serviceLog }),
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),

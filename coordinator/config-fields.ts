@@ -4,11 +4,22 @@
  */
 import { RE2JS } from 're2js'
 import * as v from 'valibot'
-import { isTimezone, ruleProblem } from './calendar.ts'
-import { SECRET_ACCEPTED, type Section, field, flag, isSecretPath, path, seconds, whole } from './config-kinds.ts'
+import { isTimezone } from './calendar.ts'
+import {
+  SECRET_ACCEPTED,
+  type Section,
+  field,
+  flag,
+  isSecretPath,
+  path,
+  rules,
+  seconds,
+  whole,
+} from './config-kinds.ts'
 import { SERVICENOW } from './config-servicenow.ts'
 import { parseUrl } from './client/target.ts'
 import { PIN_PATTERN } from '../protocol/pin.ts'
+import { TRAIN } from './config-trains.ts'
 
 export type { Field, Section, ValuesOf } from './config-kinds.ts'
 
@@ -132,21 +143,6 @@ export const CHAT = {
     'https://slack.com/api/',
   ),
 }
-const rules = (about: string) =>
-  field(
-    about,
-    'a list of "CRON for DURATION" ("0 22 * * 1-5 for 6h") or "START/END" ("2026-12-24T00:00/2027-01-02T00:00")',
-    v.pipe(
-      v.array(
-        v.pipe(
-          v.string(),
-          v.check((text) => ruleProblem(text) === null),
-        ),
-      ),
-      v.readonly(),
-    ),
-    [] as readonly string[],
-  )
 export const SCHEDULE = {
   timezone: field(
     'The time zone in which the rules here and the times of requests are read, and times are shown.',
@@ -235,14 +231,17 @@ export type ConfigEntry = {
 }
 
 /** Every key with its default and meaning, for --help and the documentation. */
-export const CONFIG_REFERENCE: readonly ConfigEntry[] = [...Object.entries(SECTIONS), ['', REGIONS] as const].flatMap(
-  ([section, fields]) =>
-    Object.entries(fields).map(([key, entry]) => ({
-      key: section === '' ? key : `${section}.${key}`,
-      fallback: entry.fallback === undefined ? null : tomlOf(entry.fallback),
-      accepted: entry.accepted,
-      about: entry.about,
-    })),
+export const CONFIG_REFERENCE: readonly ConfigEntry[] = [
+  ...Object.entries(SECTIONS),
+  ['', REGIONS] as const,
+  ['trains', TRAIN] as const,
+].flatMap(([section, fields]) =>
+  Object.entries(fields).map(([key, entry]) => ({
+    key: section === '' ? key : `${section}.${key}`,
+    fallback: entry.fallback === undefined ? null : tomlOf(entry.fallback),
+    accepted: entry.accepted,
+    about: entry.about,
+  })),
 )
 
 function tomlOf(value: unknown): string {

@@ -25,6 +25,7 @@ import {
 } from './config-fields.ts'
 import { parseUrl } from './client/target.ts'
 import { lineOfKey } from './config-lines.ts'
+import { TRAIN, trainProblems } from './config-trains.ts'
 import { SERVICENOW, servicenowProblems, servicenowSettings } from './config-servicenow.ts'
 import type { Settings } from './domain/events.ts'
 
@@ -118,6 +119,8 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   const schedule = reader.section('schedule', SCHEDULE, document)
   const limits = reader.section('limits', LIMITS, document)
   const { regions } = reader.regions(document)
+  const trains = reader.tables('trains', TRAIN, document)
+  for (const problem of trainProblems(trains, change?.provider ?? 'local')) reader.refuse(...problem)
   if (limits !== null && limits.dead < 2 * limits.ping) {
     reader.refuse(
       'limits.dead',
@@ -137,7 +140,7 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   ) {
     return { ok: false, refusals: reader.refusals }
   }
-  return { ok: true, config: configOf({ top, change, servicenow, chat, clusters, schedule, limits, regions }) }
+  return { ok: true, config: configOf({ top, change, servicenow, chat, clusters, schedule, limits, regions, trains }) }
 }
 
 type Values = {
@@ -149,11 +152,22 @@ type Values = {
   readonly schedule: ValuesOf<typeof SCHEDULE>
   readonly limits: ValuesOf<typeof LIMITS>
   readonly regions: Readonly<Record<string, string>>
+  readonly trains: readonly ValuesOf<typeof TRAIN>[]
 }
 
 const ms = (value: number) => Math.round(value * 1000)
 
-function configOf({ top, change, servicenow, chat, clusters, schedule, limits, regions }: Values): CoordinatorConfig {
+function configOf({
+  top,
+  change,
+  servicenow,
+  chat,
+  clusters,
+  schedule,
+  limits,
+  regions,
+  trains,
+}: Values): CoordinatorConfig {
   const [, bracketed, host] = LISTEN_PATTERN.exec(top.listen) ?? []
   return {
     settings: {
@@ -163,6 +177,7 @@ function configOf({ top, change, servicenow, chat, clusters, schedule, limits, r
         region,
       })),
       clusters: clusters.patterns.map((pattern) => ({ pattern })),
+      trains,
       approval: {
         requesterMayApprove: change.requester_may_approve,
         localAdminMayApprove: change.local_admin_may_approve,
@@ -245,6 +260,12 @@ type Reader = {
     fields: Fields,
     document: Record<string, unknown>,
   ) => ValuesOf<Fields> | null
+  /** The tables of a list, `[[name]]`; those with problems are left out. */
+  readonly tables: <Fields extends Section>(
+    name: string,
+    fields: Fields,
+    document: Record<string, unknown>,
+  ) => ValuesOf<Fields>[]
   readonly regions: (document: Record<string, unknown>) => { readonly regions: Record<string, string> | null }
 }
 
@@ -280,8 +301,20 @@ function readerOf(text: string, file: string): Reader {
     name: string,
     fields: Fields,
     document: Record<string, unknown>,
-  ): ValuesOf<Fields> | null => {
-    const given = name === '' ? document : (tableAt(document, name) ?? {})
+  ): ValuesOf<Fields> | null => tableOf(name, fields, name === '' ? document : (tableAt(document, name) ?? {}))
+  const tables = <Fields extends Section>(
+    name: string,
+    fields: Fields,
+    document: Record<string, unknown>,
+  ): ValuesOf<Fields>[] => {
+    const given = own(document, name) ?? []
+    if (!Array.isArray(given)) refuse(name, `can't be ${shown(given)}`, `write a list of sections: [[${name}]]`)
+    const read = Array.isArray(given)
+      ? given.map((table: unknown, index) => tableOf(`${name}.${index + 1}`, fields, table))
+      : []
+    return read.filter((values) => values !== null)
+  }
+  const tableOf = <Fields extends Section>(name: string, fields: Fields, given: unknown): ValuesOf<Fields> | null => {
     if (!isTable(given)) {
       refuse(name, `can't be ${shown(given)}`, `write a section: [${name}]`)
       return null
@@ -300,7 +333,7 @@ function readerOf(text: string, file: string): Reader {
     const values = readField('regions', REGIONS.regions, own(document, 'regions'))
     return { regions: isTable(values) ? (values as Record<string, string>) : null }
   }
-  return { refusals, refuse, section, regions }
+  return { refusals, refuse, section, tables, regions }
 }
 
 /** The table of a section; its name may be a path (`change.servicenow`). What is no table on the way is told by its own section. */
@@ -309,7 +342,9 @@ function tableAt(document: Record<string, unknown>, name: string): unknown {
 }
 
 function subsectionsOf(name: string): string[] {
-  const names = [...Object.keys(SECTIONS), ...(name === '' ? Object.keys(REGIONS) : [])].filter((one) => one !== '')
+  const names = [...Object.keys(SECTIONS), ...(name === '' ? [...Object.keys(REGIONS), 'trains'] : [])].filter(
+    (one) => one !== '',
+  )
   return name === ''
     ? names.filter((one) => !one.includes('.'))
     : names.filter((one) => one.startsWith(`${name}.`)).map((one) => one.slice(name.length + 1))

@@ -82,6 +82,15 @@ export type Outbound = {
   readonly toChange: (call: ChangeCall) => void
 }
 
+/** Which records of the coordinator's own log are wanted: those after number `after`, as old as `since` or younger. */
+export type ServiceLogQuery = {
+  readonly after: number
+  readonly since: Instant
+  readonly change: string | null
+  readonly machine: string | null
+  readonly limit: number
+}
+
 /** Structured logging, pino's shape: an object of fields and a message. */
 export type Log = {
   readonly debug: (fields: object, message: string) => void

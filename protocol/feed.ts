@@ -60,6 +60,12 @@ export const FACTS = [
   'enrolmentRevoked',
   'userAdded',
   'userRevoked',
+  'scheduleMade',
+  'scheduleRemoved',
+  'scheduleFired',
+  'scheduleRefused',
+  'scheduleSkipped',
+  'scheduleMissed',
   'instanceOpened',
   'evidenceRecorded',
 ] as const

@@ -5,6 +5,8 @@ import { refusalSchema } from './errors.ts'
 import { recordSchema } from './files.ts'
 import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
+import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
+import { serviceLogSchema } from './service-log.ts'
 import { statusSchema } from './status.ts'
 
 export const REQUEST_TEXT_MAX = 16_384
@@ -233,6 +235,11 @@ const none = v.strictObject({})
 /** Seconds to wait for an answer other than `planning` or `raising`, at most 30. */
 const waitQuery = v.strictObject({ wait: v.optional(v.string()) })
 const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.optional(v.string()) })
+const optionalText = v.optional(v.string())
+const serviceLogQuery = v.strictObject({
+  ...{ after: optionalText, since: optionalText, limit: optionalText },
+  ...{ change: optionalText, machine: optionalText },
+})
 const steering = ['requester', 'admin'] as const
 /** Stopping is cheap: who approves may do it too. */
 const stopping = ['requester', 'approver', 'admin'] as const
@@ -395,6 +402,26 @@ export const ROUTES = {
     query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
     body: null,
     answer: logPageSchema,
+  },
+  serviceLog: {
+    ...{ method: 'GET', path: '/api/v1/service-log', roles: stopping, query: serviceLogQuery },
+    ...{ body: null, answer: serviceLogSchema },
+  },
+  schedules: {
+    ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },
+    ...{ query: none, body: null, answer: scheduleListSchema },
+  },
+  scheduleAdd: {
+    ...{ method: 'POST', path: '/api/v1/schedules', roles: steering },
+    ...{ query: none, body: scheduleAddBodySchema, answer: scheduleViewSchema },
+  },
+  scheduleRemove: {
+    ...{ method: 'POST', path: '/api/v1/schedules/remove', roles: stopping },
+    ...{ query: none, body: scheduleNameBodySchema, answer: doneSchema },
+  },
+  scheduleRun: {
+    ...{ method: 'POST', path: '/api/v1/schedules/run', roles: steering },
+    ...{ query: none, body: scheduleNameBodySchema, answer: scheduleViewSchema },
   },
   enrolNew: {
     method: 'POST',

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '5fa68a139854bab82ff7901425cb90374f4481a49aa09d2ef786109c6f38f62e',
+    hash: '73ab9df25c08f963df812c52c278d21f7d8cd00efe9828236cd59372fe531023',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -9,7 +9,8 @@ import type { View } from './draft.ts'
 import type { Settings, Tools } from './events.ts'
 import { nearestNames } from './nearest.ts'
 import { type MachineWord, type ParsedRequest, machineWord, normalAddress } from './request.ts'
-import type { Machine, RequestOptions } from './state.ts'
+import type { Machine, Policy, RequestOptions } from './state.ts'
+import { keepInTrains } from './trains.ts'
 
 export type Chosen = { readonly machine: Machine; readonly matched: boolean }
 export type Selection = {
@@ -18,6 +19,8 @@ export type Selection = {
   readonly skipped: readonly { readonly machine: Machine; readonly reason: string; readonly before: number }[]
   readonly region: string
   readonly title: string
+  /** Machines that were only matched and that the policy of a train takes out. */
+  readonly leftOut: Policy['leftOut']
   readonly refusals: readonly Refusal[]
 }
 /** The region of machines for which neither a label nor the configuration tells one. */
@@ -33,14 +36,16 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools):
   // A machine that is both named and matched is named: it may not be left out quietly.
   const names = new Set(found.filter((entry) => !entry.matched).map(({ machine }) => machine.id))
   const seen = new Set<string>()
-  const chosen = found
+  const meant = found
     .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
     .map(({ machine }) => ({ machine, matched: !names.has(machine.id) }))
+  const { kept: chosen, leftOut } = keepInTrains(meant, tools, refusals)
   if (chosen.length === 0 && found.length > 0 && refusals.length === 0) {
+    const train = leftOut[0]?.train
     refusals.push({
       kind: 'no-match',
-      message: 'except: takes out every machine',
-      remedy: 'name fewer machines after except:',
+      message: `except: ${train === undefined ? '' : `of the request or of train ${train} `}takes out every machine`,
+      remedy: train === undefined ? 'name fewer machines after except:' : 'ask for machines that are left in',
     })
   }
   const { machinesPerRequestMax } = tools.settings.limits
@@ -53,7 +58,7 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools):
   }
   const { kept, skipped } = sortOut(view, chosen, parsed, refusals)
   const region = regionOf(chosen, tools, refusals)
-  return { machines: kept, skipped, region, title: titleOf(parsed, chosen), refusals }
+  return { machines: kept, skipped, region, title: titleOf(parsed, chosen), leftOut, refusals }
 }
 
 function sortOut(view: View, chosen: readonly Chosen[], parsed: ParsedRequest, refusals: Refusal[]) {

@@ -48,6 +48,7 @@ const plainTables = [
   'localChanges',
   'remoteChanges',
   'outbox',
+  'schedules',
 ]
 
 const first = `

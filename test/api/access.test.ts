@@ -30,6 +30,9 @@ const BODIES: { readonly [Name in RouteName]?: unknown } = {
   enrol: { token: 'none', publicKey: newPublicKey(), facts: factsOf() },
   userAdd: { name: 'new', roles: ['viewer'] },
   userRevoke: { name: 'nobody' },
+  scheduleAdd: { name: 'n', cron: '* * * * *', text: 'prod machines: none outage:0' },
+  scheduleRemove: { name: 'none' },
+  scheduleRun: { name: 'none' },
   backup: { path: '/nowhere/b', passphrase: 'long enough' },
 }
 
@@ -125,6 +128,9 @@ const COMMANDS: { readonly [Name in RouteName]?: Command } = {
   enrolRevoke: { type: 'enrolRevoke', name: 'm' },
   userAdd: { type: 'userAdd', name: 'u', roles: [], tokenHash: '', ttlMs: null },
   userRevoke: { type: 'userRevoke', name: 'u' },
+  scheduleAdd: { type: 'scheduleAdd', name: 'n', cron: '', text: '' },
+  scheduleRemove: { type: 'scheduleRemove', name: 'n' },
+  scheduleRun: { type: 'scheduleRun', name: 'n' },
 }
 
 t.test('[API-2] every command by every set of roles: the interface lets through just what the core allows', (t) => {
