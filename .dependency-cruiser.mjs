@@ -54,7 +54,12 @@ export default {
       { path: `^coordinator/${PARTS}/` },
       {
         path: OURS,
-        pathNot: ['^coordinator/$1/', '^coordinator/domain/', '^coordinator/(ports|driver)\\.ts$', '^protocol/'],
+        pathNot: [
+          '^coordinator/$1/',
+          '^coordinator/(domain|client)/',
+          '^coordinator/(ports|driver)\\.ts$',
+          '^protocol/',
+        ],
       },
     ),
     forbid(
@@ -79,7 +84,19 @@ export default {
       'cli-imports-only-protocol',
       'The CLI speaks HTTP as any client does; what it could import from the coordinator no other client would have.',
       { path: '^coordinator/cli/' },
-      { path: OURS, pathNot: '^(coordinator/cli|protocol)/' },
+      { path: OURS, pathNot: '^(coordinator/(cli|client)|protocol)/' },
+    ),
+    forbid(
+      'client-imports-only-protocol',
+      'What the CLI and the bot share speaks HTTP as any client does, and knows neither of them.',
+      { path: '^coordinator/client/' },
+      { path: OURS, pathNot: '^(coordinator/client|protocol)/' },
+    ),
+    forbid(
+      'only-clients-are-clients',
+      'What is inside the coordinator asks it directly; only the CLI and the bot go over its interface.',
+      { path: OURS, pathNot: '^(coordinator/(cli|chat|client|config)|test)' },
+      { path: '^coordinator/client/' },
     ),
     forbid(
       'web-imports-only-protocol',

@@ -7,6 +7,7 @@ import { createOutboxStep, isOutbox, withOutbox } from './change/outbox.ts'
 import type { Finding } from './change/servicenow/doctor.ts'
 import { createServiceNow } from './change/servicenow/provider.ts'
 import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts'
+import type { Chat } from './chat/chat.ts'
 import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
 import { RefusedError } from '../protocol/errors.ts'
@@ -22,15 +23,16 @@ import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { realHttp } from './http.ts'
 import { createTools } from './pattern.ts'
 import type { Clock, Http, Log, Random, Store } from './ports.ts'
-import { readSecret } from './secret.ts'
 import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
 import { readWhole } from './lookup/file.ts'
 import { type Lookup, createLookup } from './lookup/lookup.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
 import { createSessions } from './sessions/sessions.ts'
+import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
 import { openSqliteStore } from './store/sqlite.ts'
+import { type ServiceLog, createServiceLog, logRow } from './service-log.ts'
 
 export type CoordinatorPorts = {
   readonly config: CoordinatorConfig
@@ -40,6 +42,8 @@ export type CoordinatorPorts = {
   readonly random: Random
   readonly log: Log
   readonly version: string
+  /** What was logged, for those who ask for it. */
+  readonly serviceLog?: ServiceLog['read']
   /** How other systems are reached; Node's own client without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
@@ -72,6 +76,11 @@ export async function openCoordinator(
   return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin }
 }
 
+/** The newest of what is logged, kept in the state folder. */
+export function openServiceLog({ stateDir }: CoordinatorConfig): ServiceLog {
+  return createServiceLog({ folder: stateFolder(stateDir).logs, makeFolder })
+}
+
 /** Puts a sealed backup into an empty state folder; the instance is frozen until a person has looked. */
 export const restoreBackup = restore
 
@@ -97,6 +106,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   })
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
+  driver.onRow((row) => logRow(log, row))
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
     driver: lookup === null ? driver : withLookup(driver, lookup),
@@ -111,6 +121,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     log,
     tools,
     readiness: () => notReady,
+    ...(ports.serviceLog === undefined ? {} : { serviceLog: ports.serviceLog }),
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
@@ -118,7 +129,9 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     examine: async () => [...(await provider.examine()), ...(lookup === null ? [] : [await findingOf(lookup)])],
     backup: (path, passphrase) => backup(ports, path, passphrase),
     limits: { feedClientsMax: config.feed.clientsMax },
+    troubles: () => chat?.troubles() ?? [],
   })
+  let chat: Chat | null = null
   return {
     driver,
     start: async () => {
@@ -129,11 +142,14 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
       notReady = null
+      chat = await chatOf(ports, tools)
+      chat?.start()
       return { port }
     },
     stop: async () => {
       notReady = 'the coordinator is stopping'
       sessions.stop()
+      await chat?.stop()
       await api.close()
       provider.stop()
       await driver.stop()
@@ -240,6 +256,14 @@ function refuseOtherProvider({ change }: CoordinatorConfig, { view }: Driver): v
       remedy: `set provider = "${other}" in [change] again until they are closed (smith status, smith cancel), then change it`,
     },
   ])
+}
+
+/** The bot, loaded only where one is configured. Its own instance it reaches over the interface, like the others. */
+async function chatOf({ config, store, clock, random, log }: CoordinatorPorts, tools: Tools): Promise<Chat | null> {
+  if (config.chat === null) return null
+  const { createChat } = await import('./chat/chat.ts')
+  const { sha256 } = tools
+  return createChat({ config: config.chat, ledger: store.ledger, clock, random, log, sha256, readSecret })
 }
 
 function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {

@@ -15,6 +15,8 @@ const HORIZON_DAYS = 400
 /** No zone changes its clocks but at a quarter of an hour. */
 const QUARTER_MS = 15 * MINUTE_MS
 const OFFSETS_MAX = 100_000
+/** Cron expressions whose days are remembered. */
+const TIMES_MAX = 500
 
 /** What windows and blackouts are made of: what covers an instant, and what begins next. */
 type Source = {
@@ -35,9 +37,22 @@ export function createCalendar(schedule: Settings['schedule']): Calendar {
   const windows = joined(sourcesOf(schedule.windows))
   const blackouts = joined(sourcesOf(schedule.blackouts))
   return {
+    nextTime: createTimes(zone),
     nextOpen: remembering({ windows, blackouts, show: zone.show }),
     readSpan: (text) => readSpan(text, zone),
     show: zone.show,
+  }
+}
+
+/** Single times, as recurring requests have them: windows of no length. */
+function createTimes(zone: Zone): Calendar['nextTime'] {
+  const sources = new Map<string, Source | { readonly problem: string }>()
+  return (cron, after) => {
+    const source = sources.get(cron) ?? readCron(cron, 0, zone)
+    if ('problem' in source) return source
+    if (sources.size >= TIMES_MAX) sources.clear()
+    sources.set(cron, source)
+    return source.nextStart(after)
   }
 }
 
@@ -140,9 +155,13 @@ function readRule(text: string, zone: Zone): Source | { readonly problem: string
   const [, cron = '', length = ''] = match
   const lengthMs = durationMs(length)
   if (lengthMs === null) return { problem: `${length} is no duration from 1m to 31d, such as 6h or 1h30m` }
+  return readCron(cron, lengthMs, zone)
+}
+
+function readCron(cron: string, lengthMs: number, zone: Zone): Source | { readonly problem: string } {
+  if (!/^\S+ \S+ \S+ \S+ \S+$/.test(cron)) return { problem: 'it does not have five parts' }
   const { valid, errors } = validateDetailed(cron)
-  if (!valid) return { problem: errors[0]?.message ?? 'it is no cron expression' }
-  return recurring(cron, lengthMs, zone)
+  return valid ? recurring(cron, lengthMs, zone) : { problem: errors[0]?.message ?? 'it is no cron expression' }
 }
 
 function durationMs(text: string): number | null {

@@ -4,10 +4,23 @@
  */
 import { RE2JS } from 're2js'
 import * as v from 'valibot'
-import { isTimezone, ruleProblem } from './calendar.ts'
-import { type Section, field, flag, path, seconds, whole } from './config-kinds.ts'
+import { isTimezone } from './calendar.ts'
+import {
+  SECRET_ACCEPTED,
+  type Section,
+  field,
+  flag,
+  isSecretPath,
+  path,
+  rules,
+  seconds,
+  whole,
+} from './config-kinds.ts'
 import { LOOKUP } from './config-lookup.ts'
 import { SERVICENOW } from './config-servicenow.ts'
+import { parseUrl } from './client/target.ts'
+import { PIN_PATTERN } from '../protocol/pin.ts'
+import { TRAIN } from './config-trains.ts'
 
 export type { Field, Section, ValuesOf } from './config-kinds.ts'
 
@@ -79,21 +92,58 @@ export const CLUSTERS = {
     [] as readonly string[],
   ),
 }
-const rules = (about: string) =>
-  field(
-    about,
-    'a list of "CRON for DURATION" ("0 22 * * 1-5 for 6h") or "START/END" ("2026-12-24T00:00/2027-01-02T00:00")',
+const secretPath = v.pipe(v.string(), v.check(isSecretPath))
+/** Read only where there is a `[chat]`. */
+export const CHAT = {
+  name: field(
+    'How people call the bot.',
+    'a short name',
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,40}$/)),
+    'smith',
+  ),
+  app_token_file: field("The file of Slack's app-level token (xapp-...).", SECRET_ACCEPTED, secretPath),
+  bot_token_file: field("The file of Slack's bot token (xoxb-...).", SECRET_ACCEPTED, secretPath),
+  log_channel: field(
+    'The channel with a thread for each machine, by its id; "" for none. The bot must be a member.',
+    'the id of a channel such as "C0123456789", or ""',
+    v.pipe(v.string(), v.regex(/^([CG][A-Z0-9]{2,})?$/)),
+    '',
+  ),
+  confirm_above: whole('A request of more machines than this is confirmed with a button before it is raised.', 3, {
+    min: 0,
+    max: 100_000,
+  }),
+  people: field(
+    'Who a Slack user is in smith: U0123456789 = "ann". Who is not named here may do nothing.',
+    "ids of Slack users = names of smith's people",
+    v.record(v.pipe(v.string(), v.regex(/^[UW][A-Z0-9]{2,}$/)), v.pipe(v.string(), v.minLength(1))),
+    {},
+  ),
+  instances: field(
+    'The instances that the bot asks, in this order: [chat.instances.NAME] with url, pin, and token_file, the file of a token with the role bot there.',
+    'for each instance url = "https://HOST:7600", pin = "..." and token_file = "..."',
     v.pipe(
-      v.array(
-        v.pipe(
-          v.string(),
-          v.check((text) => ruleProblem(text) === null),
-        ),
+      v.record(
+        v.pipe(v.string(), v.regex(/^[a-z0-9][a-z0-9-]{0,31}$/)),
+        v.strictObject({
+          url: v.pipe(
+            v.string(),
+            v.check((text) => parseUrl(text) !== null),
+          ),
+          pin: v.pipe(v.string(), v.regex(PIN_PATTERN)),
+          token_file: secretPath,
+        }),
       ),
-      v.readonly(),
+      v.check((table) => Object.keys(table).length > 0),
     ),
-    [] as readonly string[],
-  )
+  ),
+  api_url: field(
+    "Slack's Web API, for those who have one of their own (GovSlack).",
+    'a URL that ends in /',
+    v.pipe(v.string(), v.regex(/^https?:\/\/[^\s]+\/$/)),
+    'https://slack.com/api/',
+  ),
+}
 export const SCHEDULE = {
   timezone: field(
     'The time zone in which the rules here and the times of requests are read, and times are shown.',
@@ -168,6 +218,7 @@ export const SECTIONS: { readonly [section: string]: Section } = {
   change: CHANGE,
   'change.servicenow': SERVICENOW,
   lookup: LOOKUP,
+  chat: CHAT,
   clusters: CLUSTERS,
   schedule: SCHEDULE,
   limits: LIMITS,
@@ -182,14 +233,17 @@ export type ConfigEntry = {
 }
 
 /** Every key with its default and meaning, for --help and the documentation. */
-export const CONFIG_REFERENCE: readonly ConfigEntry[] = [...Object.entries(SECTIONS), ['', REGIONS] as const].flatMap(
-  ([section, fields]) =>
-    Object.entries(fields).map(([key, entry]) => ({
-      key: section === '' ? key : `${section}.${key}`,
-      fallback: entry.fallback === undefined ? null : tomlOf(entry.fallback),
-      accepted: entry.accepted,
-      about: entry.about,
-    })),
+export const CONFIG_REFERENCE: readonly ConfigEntry[] = [
+  ...Object.entries(SECTIONS),
+  ['', REGIONS] as const,
+  ['trains', TRAIN] as const,
+].flatMap(([section, fields]) =>
+  Object.entries(fields).map(([key, entry]) => ({
+    key: section === '' ? key : `${section}.${key}`,
+    fallback: entry.fallback === undefined ? null : tomlOf(entry.fallback),
+    accepted: entry.accepted,
+    about: entry.about,
+  })),
 )
 
 function tomlOf(value: unknown): string {

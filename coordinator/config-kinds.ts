@@ -1,6 +1,7 @@
 /** The kinds of keys that a configuration has, each with its check and what a person is told that it accepts. */
 import { isAbsolute } from 'node:path'
 import * as v from 'valibot'
+import { ruleProblem } from './calendar.ts'
 
 /** One key. `fallback: undefined` means that it must be given. */
 export type Field<Value> = {
@@ -51,4 +52,17 @@ export const path = (about: string, fallback: string) =>
       v.check((text) => isAbsolute(text) && !text.includes('\0')),
     ),
     fallback,
+  )
+
+export const SECRET_ACCEPTED = 'an absolute path, or credential:NAME for one of systemd'
+export const isSecretPath = (text: string): boolean =>
+  /^credential:[A-Za-z0-9._-]+$/.test(text) || (isAbsolute(text) && !text.includes('\0'))
+/** A list of texts, each of which passes `isGood`. */
+export const texts = (about: string, accepted: string, isGood: (text: string) => boolean) =>
+  field(about, accepted, v.pipe(v.array(v.pipe(v.string(), v.check(isGood))), v.readonly()), [] as readonly string[])
+export const rules = (about: string) =>
+  texts(
+    about,
+    'a list of "CRON for DURATION" ("0 22 * * 1-5 for 6h") or "START/END" ("2026-12-24T00:00/2027-01-02T00:00")',
+    (text) => ruleProblem(text) === null,
   )

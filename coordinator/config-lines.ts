@@ -21,6 +21,7 @@ const KEY = new RegExp(String.raw`^\s*(${DOTTED})\s*=(.*)$`)
 
 function placesOf(text: string): ReadonlyMap<string, number> {
   const places = new Map<string, number>()
+  const lists = new Map<string, number>()
   let table: readonly string[] = []
   let closing: string | null = null
   for (const [index, line] of text.split('\n').entries()) {
@@ -32,6 +33,12 @@ function placesOf(text: string): ReadonlyMap<string, number> {
     const header = HEADER.exec(line)?.[1]
     const pair = KEY.exec(line)
     if (header !== undefined) table = partsOf(header)
+    if (header !== undefined && line.trimStart().startsWith('[[')) {
+      // The tables of a list bear their number, from 1, behind its name.
+      if (!places.has(JSON.stringify(table))) places.set(JSON.stringify(table), index + 1)
+      lists.set(header, (lists.get(header) ?? 0) + 1)
+      table = [...table, String(lists.get(header))]
+    }
     const path = pair?.[1] === undefined ? table : [...table, ...partsOf(pair[1])]
     if (header === undefined && pair === null) continue
     const name = JSON.stringify(path)

@@ -2,9 +2,8 @@
  * The keys of `[change.servicenow]` and what becomes of them. Which of them must be given, and which fit together, is
  * checked here too, and only where ServiceNow is the provider.
  */
-import { isAbsolute } from 'node:path'
 import * as v from 'valibot'
-import { type Field, type ValuesOf, field, flag, seconds } from './config-kinds.ts'
+import { type Field, SECRET_ACCEPTED, type ValuesOf, field, flag, isSecretPath, seconds } from './config-kinds.ts'
 
 /** A password must not go over a network in clear text; on this computer it does not. */
 const URL_PATTERN =
@@ -16,10 +15,10 @@ const sysId = (about: string) => text(about, 'a sys_id (32 hexadecimal digits), 
 const secretFile = (about: string) =>
   field(
     about,
-    'an absolute path, or ""',
+    `${SECRET_ACCEPTED}, or ""`,
     v.pipe(
       v.string(),
-      v.check((given) => given === '' || (isAbsolute(given) && !given.includes('\0'))),
+      v.check((given) => given === '' || isSecretPath(given)),
     ),
     '',
   )

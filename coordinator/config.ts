@@ -9,6 +9,7 @@ import * as v from 'valibot'
 import type { Refusal } from '../protocol/errors.ts'
 import {
   CHANGE,
+  CHAT,
   CLUSTERS,
   type Field,
   LIMITS,
@@ -22,8 +23,10 @@ import {
   type ValuesOf,
   portOf,
 } from './config-fields.ts'
+import { parseUrl } from './client/target.ts'
 import { lineOfKey } from './config-lines.ts'
 import { LOOKUP, lookupName, lookupProblems, lookupSettings } from './config-lookup.ts'
+import { TRAIN, trainProblems } from './config-trains.ts'
 import { SERVICENOW, servicenowProblems, servicenowSettings } from './config-servicenow.ts'
 import type { Settings } from './domain/events.ts'
 
@@ -42,6 +45,8 @@ export type CoordinatorConfig = {
     | { readonly provider: 'servicenow'; readonly servicenow: ReturnType<typeof servicenowSettings> }
   /** Null where what is enrolled is what there is. */
   readonly lookup: ReturnType<typeof lookupSettings>
+  /** Null without a bot. */
+  readonly chat: ChatSettings | null
   readonly sockets: {
     readonly pingMs: number
     readonly deadMs: number
@@ -51,6 +56,23 @@ export type CoordinatorConfig = {
     readonly sendBytesMax: number
   }
   readonly feed: { readonly clientsMax: number }
+}
+
+export type ChatSettings = {
+  readonly name: string
+  readonly apiUrl: string
+  readonly appTokenFile: string
+  readonly botTokenFile: string
+  readonly logChannel: string | null
+  readonly confirmAbove: number
+  readonly people: Readonly<Record<string, string>>
+  readonly instances: readonly {
+    readonly name: string
+    readonly host: string
+    readonly port: number
+    readonly pin: string
+    readonly tokenFile: string
+  }[]
 }
 
 export type ConfigAnswer =
@@ -97,10 +119,13 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
     for (const problem of servicenowProblems(servicenow)) reader.refuse(...problem)
   const lookup = reader.section('lookup', LOOKUP, document)
   if (lookup !== null) for (const problem of lookupProblems(lookup)) reader.refuse(...problem)
+  const chat = own(document, 'chat') === undefined ? null : reader.section('chat', CHAT, document)
   const clusters = reader.section('clusters', CLUSTERS, document)
   const schedule = reader.section('schedule', SCHEDULE, document)
   const limits = reader.section('limits', LIMITS, document)
   const { regions } = reader.regions(document)
+  const trains = reader.tables('trains', TRAIN, document)
+  for (const problem of trainProblems(trains, change?.provider ?? 'local')) reader.refuse(...problem)
   if (limits !== null && limits.dead < 2 * limits.ping) {
     reader.refuse(
       'limits.dead',
@@ -121,7 +146,10 @@ export function parseConfig(text: string, file: string): ConfigAnswer {
   ) {
     return { ok: false, refusals: reader.refusals }
   }
-  return { ok: true, config: configOf({ top, change, servicenow, lookup, clusters, schedule, limits, regions }) }
+  return {
+    ok: true,
+    config: configOf({ top, change, servicenow, lookup, chat, clusters, schedule, limits, regions, trains }),
+  }
 }
 
 type Values = {
@@ -129,16 +157,18 @@ type Values = {
   readonly change: ValuesOf<typeof CHANGE>
   readonly servicenow: ValuesOf<typeof SERVICENOW>
   readonly lookup: ValuesOf<typeof LOOKUP>
+  readonly chat: ValuesOf<typeof CHAT> | null
   readonly clusters: ValuesOf<typeof CLUSTERS>
   readonly schedule: ValuesOf<typeof SCHEDULE>
   readonly limits: ValuesOf<typeof LIMITS>
   readonly regions: Readonly<Record<string, string>>
+  readonly trains: readonly ValuesOf<typeof TRAIN>[]
 }
 
 const ms = (value: number) => Math.round(value * 1000)
 
 function configOf(values: Values): CoordinatorConfig {
-  const { top, change, servicenow, clusters, schedule, limits, regions } = values
+  const { top, change, servicenow, chat, clusters, schedule, limits, regions, trains } = values
   const lookup = lookupSettings(values.lookup)
   const [, bracketed, host] = LISTEN_PATTERN.exec(top.listen) ?? []
   return {
@@ -150,6 +180,7 @@ function configOf(values: Values): CoordinatorConfig {
         region,
       })),
       clusters: clusters.patterns.map((pattern) => ({ pattern })),
+      trains,
       approval: {
         requesterMayApprove: change.requester_may_approve,
         localAdminMayApprove: change.local_admin_may_approve,
@@ -182,6 +213,7 @@ function configOf(values: Values): CoordinatorConfig {
         ? { provider: 'local' }
         : { provider: 'servicenow', servicenow: servicenowSettings(servicenow) },
     lookup,
+    chat: chat === null ? null : chatOf(chat),
     sockets: {
       pingMs: ms(limits.ping),
       deadMs: ms(limits.dead),
@@ -191,6 +223,24 @@ function configOf(values: Values): CoordinatorConfig {
       sendBytesMax: limits.send_bytes,
     },
     feed: { clientsMax: limits.feed_clients },
+  }
+}
+
+function chatOf(chat: ValuesOf<typeof CHAT>): ChatSettings {
+  return {
+    name: chat.name,
+    apiUrl: chat.api_url,
+    appTokenFile: chat.app_token_file,
+    botTokenFile: chat.bot_token_file,
+    logChannel: chat.log_channel === '' ? null : chat.log_channel,
+    confirmAbove: chat.confirm_above,
+    people: chat.people,
+    instances: Object.entries(chat.instances).map(([name, { url, pin, token_file: tokenFile }]) => ({
+      name,
+      ...(parseUrl(url) ?? { host: '', port: 0 }),
+      pin,
+      tokenFile,
+    })),
   }
 }
 
@@ -214,6 +264,12 @@ type Reader = {
     fields: Fields,
     document: Record<string, unknown>,
   ) => ValuesOf<Fields> | null
+  /** The tables of a list, `[[name]]`; those with problems are left out. */
+  readonly tables: <Fields extends Section>(
+    name: string,
+    fields: Fields,
+    document: Record<string, unknown>,
+  ) => ValuesOf<Fields>[]
   readonly regions: (document: Record<string, unknown>) => { readonly regions: Record<string, string> | null }
 }
 
@@ -249,8 +305,20 @@ function readerOf(text: string, file: string): Reader {
     name: string,
     fields: Fields,
     document: Record<string, unknown>,
-  ): ValuesOf<Fields> | null => {
-    const given = name === '' ? document : (tableAt(document, name) ?? {})
+  ): ValuesOf<Fields> | null => tableOf(name, fields, name === '' ? document : (tableAt(document, name) ?? {}))
+  const tables = <Fields extends Section>(
+    name: string,
+    fields: Fields,
+    document: Record<string, unknown>,
+  ): ValuesOf<Fields>[] => {
+    const given = own(document, name) ?? []
+    if (!Array.isArray(given)) refuse(name, `can't be ${shown(given)}`, `write a list of sections: [[${name}]]`)
+    const read = Array.isArray(given)
+      ? given.map((table: unknown, index) => tableOf(`${name}.${index + 1}`, fields, table))
+      : []
+    return read.filter((values) => values !== null)
+  }
+  const tableOf = <Fields extends Section>(name: string, fields: Fields, given: unknown): ValuesOf<Fields> | null => {
     if (!isTable(given)) {
       refuse(name, `can't be ${shown(given)}`, `write a section: [${name}]`)
       return null
@@ -269,7 +337,7 @@ function readerOf(text: string, file: string): Reader {
     const values = readField('regions', REGIONS.regions, own(document, 'regions'))
     return { regions: isTable(values) ? (values as Record<string, string>) : null }
   }
-  return { refusals, refuse, section, regions }
+  return { refusals, refuse, section, tables, regions }
 }
 
 /** The table of a section; its name may be a path (`change.servicenow`). What is no table on the way is told by its own section. */
@@ -278,7 +346,9 @@ function tableAt(document: Record<string, unknown>, name: string): unknown {
 }
 
 function subsectionsOf(name: string): string[] {
-  const names = [...Object.keys(SECTIONS), ...(name === '' ? Object.keys(REGIONS) : [])].filter((one) => one !== '')
+  const names = [...Object.keys(SECTIONS), ...(name === '' ? [...Object.keys(REGIONS), 'trains'] : [])].filter(
+    (one) => one !== '',
+  )
   return name === ''
     ? names.filter((one) => !one.includes('.'))
     : names.filter((one) => one.startsWith(`${name}.`)).map((one) => one.slice(name.length + 1))

@@ -7,7 +7,7 @@ import type { FeedRow } from '../protocol/feed.ts'
 import type { Envelope, Event, Outcome, Reply, Send, Settings, Tools } from './domain/events.ts'
 import type { View } from './domain/draft.ts'
 import { checkWrites } from './domain/invariants.ts'
-import { actorName } from './domain/planning.ts'
+import { journalName } from './domain/planning.ts'
 import { step } from './domain/step.ts'
 import { nextWake } from './domain/clock.ts'
 import { type Actor, type Instant, TABLES, type TableName, type Tables, type Write } from './domain/state.ts'
@@ -179,7 +179,7 @@ class Loop {
     const stored = outcome.writes.filter((write) => TABLES[write.table].stored)
     if (stored.length === 0 && outcome.logs.length === 0 && outcome.facts.length === 0) return null
     const { at } = envelope
-    const row: FeedRow = { rev: this.#rev + 1, at, actor: actorName(envelope.actor), facts: [...outcome.facts] }
+    const row: FeedRow = { rev: this.#rev + 1, at, actor: journalName(envelope.actor), facts: [...outcome.facts] }
     const { rev, actor } = row
     const done = this.#ports.store.commit({ rev, at, actor, row, writes: stored, logs: outcome.logs })
     if (done !== undefined) await done

@@ -5,7 +5,8 @@
 import { createHash } from 'node:crypto'
 import { RE2JS } from 're2js'
 import { createCalendar } from './calendar.ts'
-import type { Settings, Tools } from './domain/events.ts'
+import type { Settings, Tools, Train, TrainSettings } from './domain/events.ts'
+import { machineWord } from './domain/request.ts'
 import type { Random } from './ports.ts'
 
 const CACHE_MAX = 500
@@ -34,8 +35,35 @@ export function createTools(settings: Settings, random: Random): Tools {
       return null
     },
     calendar: createCalendar(settings.schedule),
+    trains: settings.trains.map((train) => trainOf(train, settings.schedule)),
     settings,
   }
+}
+
+function trainOf(train: TrainSettings, schedule: Settings['schedule']): Train {
+  const { name, approval, roles, people, windows } = train
+  return {
+    ...{ name, approval, roles, people },
+    has: matcherOf(train.machines),
+    leavesOut: matcherOf(train.except),
+    windows: windows.length === 0 ? null : createCalendar({ ...schedule, windows, blackouts: [] }),
+  }
+}
+
+function matcherOf(words: readonly string[]): (name: string) => boolean {
+  const matchers = words.map((word) => {
+    const matcher = nameMatcher(word)
+    if ('problem' in matcher) throw new Error(`${word}: ${matcher.problem}`)
+    return matcher.matches
+  })
+  return (name) => matchers.some((matches) => matches(name))
+}
+
+/** A word as requests have it, for a name or a pattern of names. */
+export function nameMatcher(text: string): ReturnType<Tools['compilePattern']> {
+  const word = machineWord({ text, start: 0, end: text.length })
+  if (word === null || word.kind === 'address') return { problem: 'it is neither a name nor a pattern of names' }
+  return word.kind === 'name' ? { matches: (name) => name === word.name } : compile(`^(?:${word.source})$`)
 }
 
 function compile(source: string): ReturnType<Tools['compilePattern']> {

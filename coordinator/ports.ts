@@ -61,15 +61,34 @@ export type Store = {
     readonly after: number
     readonly limit: number
   }) => readonly RunRecord[]
+  readonly ledger: Ledger
   /** A consistent copy of the whole store at `path`, fsynced. */
   readonly backup: (path: string) => void | Promise<void>
   readonly close: () => void
+}
+
+/** What the bot keeps, outside the journal: JSON documents by key. */
+export type Ledger = {
+  readonly get: (key: string) => unknown
+  /** Those whose key begins with `prefix`, by key. */
+  readonly list: (prefix: string) => readonly { readonly key: string; readonly doc: unknown }[]
+  /** All or nothing, and on disk when it returns; `null` deletes. */
+  readonly put: (entries: readonly (readonly [key: string, doc: object | null])[]) => void
 }
 
 /** What the core's sends become. Called after the commit, in order; must not throw for a peer that is gone. */
 export type Outbound = {
   readonly toAgent: (send: AgentSend) => void
   readonly toChange: (call: ChangeCall) => void
+}
+
+/** Which records of the coordinator's own log are wanted: those after number `after`, as old as `since` or younger. */
+export type ServiceLogQuery = {
+  readonly after: number
+  readonly since: Instant
+  readonly change: string | null
+  readonly machine: string | null
+  readonly limit: number
 }
 
 /** Structured logging, pino's shape: an object of fields and a message. */

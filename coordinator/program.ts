@@ -6,9 +6,9 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { Command, CommanderError } from 'commander'
-import { pino } from 'pino'
+import { multistream, pino } from 'pino'
 import { type Refusal, RefusedError } from '../protocol/errors.ts'
-import { openCoordinator, restoreBackup } from './app.ts'
+import { openCoordinator, openServiceLog, restoreBackup } from './app.ts'
 import { CONFIG_PATH, configReferenceText, loadConfig } from './config.ts'
 import type { Clock, Random } from './ports.ts'
 
@@ -88,12 +88,15 @@ async function run(file: string, level: string): Promise<void> {
   const answer = loadConfig(file)
   if (!answer.ok) throw new RefusedError(answer.refusals)
   const { config } = answer
-  const log = pino({ level, base: null }, pino.destination({ sync: true }))
+  const serviceLog = openServiceLog(config)
+  const streams = [pino.destination({ sync: true }), serviceLog].map((stream) => ({ level: 'debug' as const, stream }))
+  const log = pino({ level, base: null }, multistream(streams))
   const { coordinator, pin } = await openCoordinator({
     config,
     clock,
     random,
     log,
+    serviceLog: serviceLog.read,
     version: packageVersion(),
     names: [
       hostname(),

@@ -60,6 +60,12 @@ export const FACTS = [
   'enrolmentRevoked',
   'userAdded',
   'userRevoked',
+  'scheduleMade',
+  'scheduleRemoved',
+  'scheduleFired',
+  'scheduleRefused',
+  'scheduleSkipped',
+  'scheduleMissed',
   'instanceOpened',
   'evidenceRecorded',
 ] as const
@@ -87,7 +93,7 @@ export const factSchema = v.strictObject({
 })
 export type Fact = v.InferOutput<typeof factSchema>
 
-/** `actor` is a person's name, `local-admin`, a machine's name, `change` or `smith` itself. */
+/** `actor` is a person's name (`ann via igorina` when a bot spoke for her), `local-admin`, a machine's name, `change` or `smith` itself. */
 export const feedRowSchema = v.strictObject({
   rev: v.pipe(countSchema, v.minValue(1)),
   at: instantSchema,

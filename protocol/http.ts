@@ -5,11 +5,16 @@ import { refusalSchema } from './errors.ts'
 import { recordSchema } from './files.ts'
 import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
+import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
+import { serviceLogSchema } from './service-log.ts'
 import { statusSchema } from './status.ts'
 
 export const REQUEST_TEXT_MAX = 16_384
-export const ROLES = ['viewer', 'requester', 'approver', 'admin'] as const
+/** A `bot` looks at everything and gives no command of its own: it acts for a person, whom PERSON_HEADER names. */
+export const ROLES = ['viewer', 'requester', 'approver', 'admin', 'bot'] as const
 export type Role = (typeof ROLES)[number]
+/** Sent by a bot with a call that it makes for a person: their roles decide, and both are recorded. */
+export const PERSON_HEADER = 'smith-person'
 const reason = v.pipe(v.string(), v.trim(), v.minLength(1), v.maxLength(500))
 const personName = v.pipe(v.string(), v.regex(/^[a-z0-9][a-z0-9._@-]{0,63}$/))
 
@@ -93,6 +98,8 @@ export const projectListSchema = v.strictObject({
   instance: v.string(),
   frozen: v.nullable(v.strictObject({ by: v.string(), reason: v.string(), at: instantSchema })),
   projects: v.array(projectSummarySchema),
+  /** What is amiss beside them (chat without its connection), a line each. */
+  troubles: v.optional(v.array(v.string())),
 })
 export type ProjectList = v.InferOutput<typeof projectListSchema>
 
@@ -169,7 +176,12 @@ export const enrolListSchema = v.strictObject({
 export const enrolRevokeBodySchema = v.strictObject({ name: machineNameSchema })
 export const userAddBodySchema = v.strictObject({
   name: personName,
-  roles: v.pipe(v.array(v.picklist(ROLES)), v.minLength(1), v.maxLength(ROLES.length)),
+  roles: v.pipe(
+    v.array(v.picklist(ROLES)),
+    v.minLength(1),
+    v.maxLength(ROLES.length),
+    v.check((roles) => !roles.includes('bot') || roles.length === 1, 'a bot has no other role'),
+  ),
   ttlDays: v.optional(v.pipe(countSchema, v.minValue(1), v.maxValue(3650))),
 })
 /** The token is shown this once; only its SHA-256 is kept. */
@@ -231,6 +243,11 @@ const none = v.strictObject({})
 /** Seconds to wait for an answer other than `planning` or `raising`, at most 30. */
 const waitQuery = v.strictObject({ wait: v.optional(v.string()) })
 const limitQuery = v.strictObject({ limit: v.optional(v.string()), before: v.optional(v.string()) })
+const optionalText = v.optional(v.string())
+const serviceLogQuery = v.strictObject({
+  ...{ after: optionalText, since: optionalText, limit: optionalText },
+  ...{ change: optionalText, machine: optionalText },
+})
 const steering = ['requester', 'admin'] as const
 /** Stopping is cheap: who approves may do it too. */
 const stopping = ['requester', 'approver', 'admin'] as const
@@ -402,6 +419,26 @@ export const ROUTES = {
     body: null,
     answer: logPageSchema,
   },
+  serviceLog: {
+    ...{ method: 'GET', path: '/api/v1/service-log', roles: stopping, query: serviceLogQuery },
+    ...{ body: null, answer: serviceLogSchema },
+  },
+  schedules: {
+    ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },
+    ...{ query: none, body: null, answer: scheduleListSchema },
+  },
+  scheduleAdd: {
+    ...{ method: 'POST', path: '/api/v1/schedules', roles: steering },
+    ...{ query: none, body: scheduleAddBodySchema, answer: scheduleViewSchema },
+  },
+  scheduleRemove: {
+    ...{ method: 'POST', path: '/api/v1/schedules/remove', roles: stopping },
+    ...{ query: none, body: scheduleNameBodySchema, answer: doneSchema },
+  },
+  scheduleRun: {
+    ...{ method: 'POST', path: '/api/v1/schedules/run', roles: steering },
+    ...{ query: none, body: scheduleNameBodySchema, answer: scheduleViewSchema },
+  },
   enrolNew: {
     method: 'POST',
     path: '/api/v1/enrolments',
@@ -462,3 +499,24 @@ export const ROUTES = {
   },
 } as const
 export type RouteName = keyof typeof ROUTES
+
+/** What a bot may do for a person: what is asked in chat. Nobody is added, enrolled, resolved or unfrozen through it. */
+export const BOT_ROUTES: ReadonlySet<string> = new Set<RouteName>([
+  'who',
+  'requestMake',
+  'request',
+  'projects',
+  'project',
+  'plan',
+  'projectOrders',
+  'approve',
+  'reject',
+  'pause',
+  'resume',
+  'cancel',
+  'retry',
+  'skip',
+  'machines',
+  'machineOrders',
+  'log',
+])

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '670ecb2fd180d931960a43fd48010b88a2fbcfed4677929843b4c798f4eadca1',
+    hash: '0c16065ee3839829925ab423c3eba27112fa31f129ee10aa21eef62e160f2297',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

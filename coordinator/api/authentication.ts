@@ -5,7 +5,7 @@
  */
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Refusal } from '../../protocol/errors.ts'
-import { PERSON_TOKEN_PATTERN } from '../../protocol/http.ts'
+import { PERSON_HEADER, PERSON_TOKEN_PATTERN } from '../../protocol/http.ts'
 import type { Actor } from '../domain/state.ts'
 import type { View } from '../driver.ts'
 import type { Clock } from '../ports.ts'
@@ -22,6 +22,8 @@ export type Authenticator = {
   readonly noteFailure: (address: string) => Refusal
 }
 
+type Person = Extract<Actor, { kind: 'person' }>
+
 const WINDOW_MS = 60_000
 const ADDRESSES_MAX = 10_000
 const LOCAL_ADMIN: Caller = { actor: { kind: 'local-admin' }, tokenHash: null }
@@ -34,8 +36,9 @@ export function createAuthenticator(ports: {
   readonly sha256: (text: string) => string
   readonly failuresMax: number
 }): Authenticator {
-  const { view, clock } = ports
+  const { clock } = ports
   const failures = new Map<string, { count: number; since: number }>()
+  const { personOf, actFor } = peopleOf(ports.view, ports.now)
 
   function noteFailure(address: string): Refusal {
     const key = addressKey(address)
@@ -56,16 +59,11 @@ export function createAuthenticator(ports: {
     }
   }
 
-  function personOf(tokenHash: string): Actor | null {
-    const name = view.get('tokens', tokenHash)?.user
-    const user = name === undefined ? undefined : view.get('users', name)
-    if (user === undefined || user.tokenHash !== tokenHash || user.revokedAt !== null) return null
-    if (user.expiresAt !== null && user.expiresAt <= ports.now()) return null
-    return { kind: 'person', name: user.name, roles: user.roles }
-  }
-
   function authenticate(channel: Channel, headers: IncomingHttpHeaders, address: string): Authentication {
     const header = headers.authorization
+    const name = headers[PERSON_HEADER]
+    if (header === undefined && name !== undefined)
+      return { caller: null, refusal: notActingFor('the admin socket acts for nobody') }
     if (header === undefined) return { caller: channel === 'socket' ? LOCAL_ADMIN : null, refusal: null }
     const token = /^Bearer +(\S+)$/i.exec(header)?.[1] ?? ''
     // Whatever came is hashed and looked up, so that no kind of bad token is told from another by its time; the
@@ -73,10 +71,44 @@ export function createAuthenticator(ports: {
     const tokenHash = ports.sha256(token)
     const person = personOf(tokenHash)
     if (person === null || !PERSON_TOKEN_PATTERN.test(token)) return { caller: null, refusal: noteFailure(address) }
-    return { caller: { actor: person, tokenHash }, refusal: null }
+    if (name === undefined) return { caller: { actor: person, tokenHash }, refusal: null }
+    const actor = actFor(person, String(name))
+    const isPerson = 'roles' in actor
+    return isPerson ? { caller: { actor, tokenHash }, refusal: null } : { caller: null, refusal: actor }
   }
 
   return { authenticate, personOf, noteFailure }
+}
+
+/** Who is behind a token, and for whom a bot may speak. */
+function peopleOf(view: View, now: () => number) {
+  function personNamed(name: string | undefined): (Person & { readonly tokenHash: string }) | null {
+    const user = name === undefined ? undefined : view.get('users', name)
+    if (user === undefined || user.revokedAt !== null) return null
+    if (user.expiresAt !== null && user.expiresAt <= now()) return null
+    return { kind: 'person', name: user.name, roles: user.roles, tokenHash: user.tokenHash }
+  }
+
+  function personOf(tokenHash: string): Person | null {
+    const user = personNamed(view.get('tokens', tokenHash)?.user)
+    return user?.tokenHash === tokenHash ? { kind: 'person', name: user.name, roles: user.roles } : null
+  }
+
+  /** A bot's call in the name of a person: with the roles that this person has here now, and no others. */
+  function actFor(bot: Person, name: string): Person | Refusal {
+    if (!bot.roles.includes('bot')) return notActingFor(`${bot.name} is no bot and acts for nobody else`)
+    const person = personNamed(name)
+    if (person === null || person.roles.includes('bot'))
+      return notActingFor(`${name.slice(0, 100)} is nobody here for whom a bot could act`)
+    return { kind: 'person', name: person.name, roles: person.roles, via: bot.name }
+  }
+
+  return { personOf, actFor }
+}
+
+function notActingFor(message: string): Refusal {
+  const remedy = 'a bot names an active person (smith user list), with a token of the role bot'
+  return { kind: 'not-allowed', message, remedy }
 }
 
 /** IPv4 as it is written, also on a socket that takes both families (RFC 4291 section 2.5.5.2). */

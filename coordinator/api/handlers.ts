@@ -8,6 +8,8 @@ import type { Project } from '../domain/state.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Call, Hand, Handlers } from './calls.ts'
 import { keeping } from './keeping.ts'
+import { recurring } from './recurring.ts'
+import { serviceLog } from './service-log.ts'
 import type { Answer, ApiPorts } from './ports.ts'
 import {
   findMachine,
@@ -31,7 +33,14 @@ const NUMBER_MAX = 999_999_999_999_999
 
 /** `port` is the one that is listened on, null before. */
 export function createHandlers(ports: ApiPorts, hand: Hand, waiters: Waiters, port: () => number | null): Handlers {
-  return { ...asking(ports, hand, waiters), ...steering(hand), ...reading(ports, port), ...keeping(ports, hand) }
+  return {
+    ...asking(ports, hand, waiters),
+    ...steering(hand),
+    ...reading(ports, port),
+    ...keeping(ports, hand),
+    ...recurring(ports, hand),
+    ...serviceLog(ports),
+  }
 }
 
 function notFound(what: string, subject: string): { readonly ok: false; readonly refusals: readonly Refusal[] } {

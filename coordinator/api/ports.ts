@@ -11,7 +11,8 @@ import type { Status } from '../../protocol/status.ts'
 import type { Request } from '../domain/state.ts'
 import type { Tools } from '../domain/events.ts'
 import type { Driver } from '../driver.ts'
-import type { Clock, Log, Random, Store } from '../ports.ts'
+import type { ServiceLogPage } from '../../protocol/service-log.ts'
+import type { Clock, Log, Random, ServiceLogQuery, Store } from '../ports.ts'
 
 /** An answer, or every reason why there is none. */
 export type Answer<Value> =
@@ -66,6 +67,10 @@ export type ApiPorts = {
   readonly examine?: () => Promise<readonly DoctorView['findings'][number][]>
   /** What the source of machines and the enrolled ones have each for itself; without it there is no source. */
   readonly missing?: () => Promise<Answer<MissingView>>
+  /** What is amiss beside the projects, a line each, for whoever looks at the instance. */
+  readonly troubles?: () => readonly string[]
+  /** The newest of the coordinator's own log. */
+  readonly serviceLog?: (query: ServiceLogQuery) => ServiceLogPage
   /** Why the coordinator can't serve now, null when it can. */
   readonly readiness?: () => string | null
   readonly limits?: Partial<ApiLimits>

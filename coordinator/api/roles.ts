@@ -5,7 +5,7 @@
  * reaches nothing.
  */
 import type { Refusal } from '../../protocol/errors.ts'
-import { ROLES, ROUTES, type Role, type RouteName } from '../../protocol/http.ts'
+import { BOT_ROUTES, ROLES, ROUTES, type Role, type RouteName } from '../../protocol/http.ts'
 import type { Actor } from '../domain/state.ts'
 
 /** The feed is no route of the table: whoever may look may follow it. */
@@ -24,6 +24,14 @@ export function refuseCall(actor: Actor | null, door: Door): Refusal | null {
       message: `${door} is only answered on the admin socket`,
       subject: door,
       remedy: 'run it on the coordinator itself, without a token',
+    }
+  }
+  if (actor.kind === 'person' && actor.via !== undefined && !BOT_ROUTES.has(door)) {
+    return {
+      kind: 'not-allowed',
+      message: `${door} is not done through a bot`,
+      subject: door,
+      remedy: 'use smith with a token of your own',
     }
   }
   const isAllowed = actor.kind === 'person' && actor.roles.some((held) => (roles as readonly Role[]).includes(held))

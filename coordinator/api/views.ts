@@ -60,6 +60,7 @@ export function projectList(ports: ApiPorts, query: { readonly limit: number; re
   return {
     instance: ports.instance,
     frozen: frozen === null ? null : { ...frozen },
+    ...(ports.troubles === undefined ? {} : { troubles: [...ports.troubles()] }),
     projects: stored.map((row) => {
       const project = driver.view.get('projects', row.id) ?? row
       return {

@@ -5,10 +5,11 @@
  */
 import type { Refusal } from '../../protocol/errors.ts'
 import { type Draft, type View, createDraft, instanceOf } from '../domain/draft.ts'
-import type { ChangeCall, Command, Envelope, Outcome, Permission, Reply, Tools } from '../domain/events.ts'
+import type { ChangeCall, Command, Envelope, Outcome, Permission, Reply, Send, Tools } from '../domain/events.ts'
 import { mayCommand } from '../domain/authority.ts'
 import { closeCodeOf } from '../domain/rollout.ts'
 import type { Actor, LocalChange } from '../domain/state.ts'
+import { policyName } from '../domain/trains.ts'
 
 type Decision = Extract<Command, { type: 'decide' }>
 
@@ -65,6 +66,7 @@ function raise(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): Repl
     to: 'core',
     event: { type: 'changeRaised', project: call.project, change: change.number, tasks: change.tasks },
   })
+  if (known === undefined && change.policy !== undefined) draft.send(newsOf(draft, change))
   return { ok: true }
 }
 
@@ -73,6 +75,7 @@ function newChange(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): 
   const number = `CHG${String(instance.change + 1).padStart(7, '0')}`
   const tasks = call.bags.map((_, index) => `CTASK${String(instance.task + index + 1).padStart(7, '0')}`)
   draft.put('instance', 'instance', { ...instance, change: instance.change + 1, task: instance.task + tasks.length })
+  const policy = call.approvedBy ?? []
   const change: LocalChange = {
     number,
     project: call.project,
@@ -80,9 +83,9 @@ function newChange(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): 
     summary: call.summary,
     digest: call.digest,
     tasks,
-    approval: 'requested',
-    decidedBy: null,
-    decidedAt: null,
+    ...(policy.length === 0
+      ? { approval: 'requested', decidedBy: null, decidedAt: null }
+      : { approval: 'approved', decidedBy: policyName(policy), decidedAt: draft.at, policy }),
     reason: null,
     state: 'open',
     closeCode: null,
@@ -93,12 +96,18 @@ function newChange(draft: Draft, call: Extract<ChangeCall, { call: 'raise' }>): 
   return change
 }
 
+/** What approved by its policy and no longer does takes its approval back, until a person approves. */
 function permissionOf(draft: Draft, change: LocalChange): Permission {
+  const { trains } = draft.tools.settings
+  const strict = change.policy?.find((name) => trains.find((train) => train.name === name)?.approval !== false)
+  const decided =
+    strict === undefined || change.approval !== 'approved'
+      ? { approval: change.approval, reason: change.reason }
+      : { approval: 'requested' as const, reason: `the policy of train ${strict} asks for an approval now` }
   return {
     change: change.number,
-    approval: change.approval,
+    ...decided,
     by: change.decidedBy,
-    reason: change.reason,
     digest: change.digest,
     state: change.state,
     onHold: false,
@@ -138,14 +147,19 @@ function decide(draft: Draft, command: Decision): Reply {
   const by = personOf(draft.actor)
   const approval =
     command.decision === 'approve' ? 'approved' : change.approval === 'approved' ? 'withdrawn' : 'rejected'
-  if (change.approval === approval) return { ok: true }
-  const decided: LocalChange = { ...change, approval, decidedBy: by, decidedAt: draft.at, reason: command.reason }
+  // A person may approve what a policy has approved: it stands by the person then.
+  if (change.approval === approval && change.policy === undefined) return { ok: true }
+  const { policy: _policy, ...rest } = change
+  const decided: LocalChange = { ...rest, approval, decidedBy: by, decidedAt: draft.at, reason: command.reason }
   draft.put('localChanges', change.number, decided)
-  draft.send({
-    to: 'core',
-    event: { type: 'permission', project: change.project, ask: null, permission: permissionOf(draft, decided) },
-  })
+  draft.send(newsOf(draft, decided))
   return { ok: true }
+}
+
+/** What nobody asked about: it can open a project and grants nothing. */
+function newsOf(draft: Draft, change: LocalChange): Send {
+  const permission = permissionOf(draft, change)
+  return { to: 'core', event: { type: 'permission', project: change.project, ask: null, permission } }
 }
 
 function mayDecide(draft: Draft, command: Decision): Refusal | null {

@@ -16,7 +16,7 @@ type Leaf = {
   readonly places: readonly Place[]
   readonly valued: readonly string[]
 }
-type Place = 'change' | 'machine' | 'change-or-machine' | 'words' | 'file' | 'shell' | 'none'
+type Place = 'change' | 'schedule' | 'machine' | 'change-or-machine' | 'words' | 'file' | 'shell' | 'none'
 
 export function completionScript(shell: Shell, root: Command): string {
   const leaves = leavesOf(root, [])
@@ -46,6 +46,8 @@ function placeOf(argument: Argument): Place {
   switch (argument.name()) {
     case 'change':
       return 'change'
+    case 'schedule':
+      return 'schedule'
     case 'machine':
     case 'pattern':
       return 'machine'
@@ -101,6 +103,7 @@ function findVerb(leaves: readonly Leaf[]): string {
 ${caseArms(leaves)}
   case $kind in
     change) choices="$choices $(smith __complete changes 2>/dev/null)" ;;
+    schedule) choices="$choices $(smith __complete schedules 2>/dev/null)" ;;
     machine) choices="$choices $(smith __complete machines 2>/dev/null)" ;;
     change-or-machine) choices="$choices $(smith __complete changes 2>/dev/null) $(smith __complete machines 2>/dev/null)" ;;
     words) choices="$choices prod machines: outage: except: $(smith __complete machines 2>/dev/null)" ;;
@@ -173,6 +176,8 @@ function fishSource(place: Place): string {
   switch (place) {
     case 'change':
       return '(smith __complete changes 2>/dev/null)'
+    case 'schedule':
+      return '(smith __complete schedules 2>/dev/null)'
     case 'machine':
       return '(smith __complete machines 2>/dev/null)'
     case 'change-or-machine':

@@ -10,7 +10,8 @@ import { TomlError, parse, stringify } from 'smol-toml'
 import * as v from 'valibot'
 import { PERSON_TOKEN_PATTERN } from '../../protocol/http.ts'
 import { PIN_PATTERN } from '../../protocol/pin.ts'
-import { EXIT, CliError, usageError } from './failure.ts'
+import { EXIT, ClientError, usageError } from '../client/failure.ts'
+import { type Target, parseUrl } from '../client/target.ts'
 import type { Io } from './io.ts'
 
 export const ADMIN_SOCKET = '/run/smith-coordinator/admin.sock'
@@ -31,21 +32,6 @@ const configSchema = v.strictObject({
 })
 export type Config = v.InferOutput<typeof configSchema>
 
-/** One coordinator and how it is reached. */
-export type Target = {
-  readonly name: string
-  readonly timeoutMs: number
-  readonly reach:
-    | { readonly kind: 'socket'; readonly path: string }
-    | {
-        readonly kind: 'tls'
-        readonly host: string
-        readonly port: number
-        readonly pin: string
-        readonly token: string
-      }
-}
-
 export type Choice = {
   readonly instance?: string | undefined
   readonly socket?: string | undefined
@@ -59,29 +45,18 @@ export function configPath(io: Io, chosen: string | undefined): string {
   return join(home === '' ? join(io.env['HOME'] ?? homedir(), '.config') : home, 'smith', 'config.toml')
 }
 
-/** Host and port of `https://HOST[:PORT]`, null for anything else. */
-export function parseUrl(text: string): { readonly host: string; readonly port: number } | null {
-  if (!URL.canParse(text)) return null
-  const url = new URL(text)
-  const isBare = url.pathname === '/' && url.search === '' && url.hash === '' && url.username === ''
-  if (url.protocol !== 'https:' || !isBare || url.hostname === '') return null
-  // Only a port that is written out counts: without one it is smith's, not that of the web.
-  const written = /:(\d+)\/?$/.exec(text)?.[1]
-  return { host: url.hostname.replace(/^\[|\]$/g, ''), port: written === undefined ? 7600 : Number(written) }
-}
-
 /** The file's content, null when there is none. An error names file, line and key. */
 export function readConfig(path: string): Config | null {
   let text: string
   try {
     if ((statSync(path).mode & 0o077) !== 0) {
-      throw new CliError(EXIT.refused, `${path} holds tokens and others can read it`, `Type: chmod 600 ${path}`)
+      throw new ClientError(EXIT.refused, `${path} holds tokens and others can read it`, `Type: chmod 600 ${path}`)
     }
     text = readFileSync(path, 'utf8')
   } catch (error) {
-    if (error instanceof CliError) throw error
+    if (error instanceof ClientError) throw error
     if (codeOf(error) === 'ENOENT') return null
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `${path} can't be read: ${messageOf(error)}`,
       `Make it readable to you, or name another with --config FILE.`,
@@ -99,14 +74,14 @@ function parseConfig(path: string, text: string): Config {
   } catch (error) {
     if (!(error instanceof TomlError)) throw error
     const why = error.message.split('\n')[0] ?? ''
-    throw new CliError(EXIT.refused, `${path}:${error.line}: ${why}`, remedy, error)
+    throw new ClientError(EXIT.refused, `${path}:${error.line}: ${why}`, remedy, error)
   }
   const parsed = v.safeParse(configSchema, table)
   if (parsed.success) return parsed.output
   const issue = parsed.issues[0]
   const keys = (issue.path ?? []).map((item) => String(item.key))
   const line = lineOfKey(text, keys)
-  throw new CliError(EXIT.refused, `${path}:${line}: ${keys.join('.')}: ${issue.message}`, remedy)
+  throw new ClientError(EXIT.refused, `${path}:${line}: ${keys.join('.')}: ${issue.message}`, remedy)
 }
 
 /** The line on which the longest known part of a key stands, 1 when none does. */
@@ -134,7 +109,7 @@ export function writeConfig(path: string, config: Config): void {
     renameSync(draft, path)
   } catch (error) {
     rmSync(draft, { force: true })
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `${path} can't be written: ${messageOf(error)}`,
       'Make its folder writable to you, or name another file with --config FILE.',
@@ -174,14 +149,20 @@ export function targetsOf(io: Io, choice: Choice): Target[] {
   )
 }
 
-/** The one coordinator that a changing verb goes to: the chosen, the default or the only one. */
-export function oneTarget(io: Io, choice: Choice): Target {
+/** Those that may be meant: the chosen one, the default, else all. */
+export function candidatesOf(io: Io, choice: Choice): Target[] {
   const targets = targetsOf(io, choice)
-  const [only] = targets
-  if (only !== undefined && targets.length === 1) return only
+  if (targets.length === 1) return targets
   const byDefault = readConfig(configPath(io, choice.config))?.default
   const chosen = targets.find((target) => target.name === byDefault)
-  if (chosen !== undefined) return chosen
+  return chosen === undefined ? targets : [chosen]
+}
+
+/** The one coordinator that a changing verb goes to: the chosen, the default or the only one. */
+export function oneTarget(io: Io, choice: Choice): Target {
+  const targets = candidatesOf(io, choice)
+  const [only] = targets
+  if (only !== undefined && targets.length === 1) return only
   const names = targets.map((target) => target.name)
   throw usageError(
     `several instances are known (${names.join(', ')}) and none is chosen`,

@@ -3,11 +3,11 @@
  * meant. Made in program.ts after the arguments were read. Verbs write through `out` and `note` only.
  */
 import { CHANGE_PATTERN, ID_PATTERN, MACHINE_NAME_PATTERN } from '../../protocol/ids.ts'
-import { type Client, createClient } from './client.ts'
-import { type Choice, oneTarget, targetsOf } from './config.ts'
-import { type Paint, type ShownRefusal, refusalLines, usageError } from './failure.ts'
+import { type Client, createClient } from '../client/client.ts'
+import { type Choice, candidatesOf, oneTarget, targetsOf } from './config.ts'
+import { type Paint, type ShownRefusal, refusalLines, usageError } from '../client/failure.ts'
 import { type Io, columnsOf, paintFor, write } from './io.ts'
-import { jsonText, parseDuration } from './text.ts'
+import { jsonText, parseDuration } from '../client/text.ts'
 
 export type GlobalOptions = {
   readonly instance?: string
@@ -28,6 +28,8 @@ export type Context = {
   readonly signal: AbortSignal
   /** The one coordinator that is meant. */
   readonly client: () => Client
+  /** Those that a request may be for: one, where one is chosen or the default. */
+  readonly candidates: () => Client[]
   /** Each coordinator that is meant, for what asks them in turn. */
   readonly clients: () => Client[]
   readonly out: (text: string) => Promise<void>
@@ -50,6 +52,7 @@ export function createContext(io: Io, options: GlobalOptions, signal: AbortSigna
     paint: paintFor(io, io.stdout, options.color),
     signal,
     client: () => createClient(io, oneTarget(io, choice)),
+    candidates: () => candidatesOf(io, choice).map((target) => createClient(io, target)),
     clients: () => targetsOf(io, choice).map((target) => createClient(io, target)),
     out: (text) => write(io.stdout, `${text}\n`),
     note,

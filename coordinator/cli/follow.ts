@@ -5,10 +5,11 @@
  * comes during one leads to another.
  */
 import type { FeedRow } from '../../protocol/feed.ts'
-import type { Client } from './client.ts'
-import { isUnreachable } from './failure.ts'
-import { aborted, followFeed } from './feed-client.ts'
-import { type Io, wait } from './io.ts'
+import type { Client } from '../client/client.ts'
+import { isUnreachable } from '../client/failure.ts'
+import { aborted, followFeed } from '../client/feed-client.ts'
+import { wait } from '../client/target.ts'
+import type { Io } from './io.ts'
 
 /** A safety net below the feed, should a row that matters not look as if it did. */
 const REFRESH_MS_MAX = 5000

@@ -5,7 +5,8 @@
  */
 import { randomBytes, randomInt } from 'node:crypto'
 import type { ReadStream, WriteStream } from 'node:tty'
-import type { Paint } from './failure.ts'
+import type { Paint } from '../client/failure.ts'
+import type { Timers } from '../client/target.ts'
 
 export type Io = {
   readonly stdin: NodeJS.ReadStream | ReadStream
@@ -13,12 +14,8 @@ export type Io = {
   readonly stderr: NodeJS.WriteStream | WriteStream
   readonly env: Readonly<Record<string, string | undefined>>
   readonly now: () => number
-  /** Calls back once; the answer cancels it. */
-  readonly after: (delayMs: number, callback: () => void) => () => void
   readonly randomId: () => string
-  /** A whole number from 0 to `limit`, exclusive. */
-  readonly randomBelow: (limit: number) => number
-}
+} & Timers
 
 export function processIo(): Io {
   return {
@@ -43,12 +40,6 @@ export function isInteractive(io: Io): boolean {
 
 export function columnsOf(stream: Io['stdout']): number {
   return stream.isTTY && stream.columns > 0 ? stream.columns : 100
-}
-
-export function wait(io: Io, delayMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    io.after(delayMs, resolve)
-  })
 }
 
 /** Writes and waits for room, so that a slow reader slows smith instead of filling its memory. */

@@ -4,7 +4,7 @@
  * terminal, so that the block's height is known.
  */
 import { type Io, columnsOf } from './io.ts'
-import { fit, widthOf } from './text.ts'
+import { fit, widthOf } from '../client/text.ts'
 
 export type Live = {
   /** Plain lines, `paint` is applied to each after it was cut to the width. */

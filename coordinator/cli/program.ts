@@ -5,7 +5,7 @@
  */
 import { Command, CommanderError, Option } from 'commander'
 import { type Context, type GlobalOptions, createContext } from './context.ts'
-import { EXIT, failureOf } from './failure.ts'
+import { EXIT, failureOf } from '../client/failure.ts'
 import { type Io, columnsOf, paintFor, processIo } from './io.ts'
 import { addAdmin } from './verbs/admin.ts'
 import { addCompletion } from './verbs/completion.ts'
@@ -13,6 +13,7 @@ import { addDecide } from './verbs/decide.ts'
 import { addLogin } from './verbs/login.ts'
 import { addLogs } from './verbs/logs.ts'
 import { addPatch } from './verbs/patch.ts'
+import { addSchedule } from './verbs/schedule.ts'
 import { addStatus } from './verbs/status.ts'
 import type { Run } from './verbs/verb.ts'
 
@@ -38,6 +39,7 @@ export function buildProgram(run: Run): Command {
   addStatus(program, run)
   addDecide(program, run)
   addLogs(program, run)
+  addSchedule(program, run)
   addAdmin(program, run)
   addCompletion(program, run)
   program.addHelpText('after', "\nExample:\n  smith patch 'prod machines: prod-dal10-carrier3-worker-* outage:0'")

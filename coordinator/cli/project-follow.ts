@@ -6,13 +6,13 @@
 import { unreachable } from '../../protocol/errors.ts'
 import type { ProjectView } from '../../protocol/http.ts'
 import type { MachineStatus, ProjectState, Status, Stop } from '../../protocol/status.ts'
-import type { Client } from './client.ts'
+import type { Client } from '../client/client.ts'
 import type { Context } from './context.ts'
 import { follow } from './follow.ts'
 import { type LiveLine, createLive } from './live.ts'
-import { createLineMaker, createLogReader } from './log-reader.ts'
+import { createLineMaker, createLogReader } from '../client/log-reader.ts'
 import { statusLines } from './status-text.ts'
-import { clockText, jsonText, spanText, visible } from './text.ts'
+import { clockText, jsonText, spanText, visible } from '../client/text.ts'
 
 const LOG_LINES_SHOWN = 6
 const GAP_MS = 150

@@ -4,7 +4,7 @@
  * was found.
  */
 import { createInterface } from 'node:readline/promises'
-import { CliError, EXIT, usageError } from './failure.ts'
+import { ClientError, EXIT, usageError } from '../client/failure.ts'
 import { type Io, isInteractive, write } from './io.ts'
 
 const SECRET_BYTES_MAX = 4096
@@ -51,7 +51,7 @@ async function typedSecret(io: Io, label: string): Promise<string> {
       stdin.on('data', (chunk: string | Buffer) => {
         const keys = Array.from(String(chunk))
         for (const [at, key] of keys.entries()) {
-          if (key === '\x03') return reject(new CliError(EXIT.refused, 'interrupted', 'Nothing was done.'))
+          if (key === '\x03') return reject(new ClientError(EXIT.refused, 'interrupted', 'Nothing was done.'))
           if (key === '\r' || key === '\n' || key === '\x04') {
             // What came in the same breath belongs to the next question.
             rest = keys.slice(at + 1).join('')

@@ -3,8 +3,8 @@
  * of the status are never changed here: CLI and bot say the same.
  */
 import type { MachineView, MissingView, ProjectList } from '../../protocol/http.ts'
-import type { Paint } from './failure.ts'
-import { dayText, spanText, tableLines, visible } from './text.ts'
+import type { Paint } from '../client/failure.ts'
+import { dayText, spanText, tableLines, visible } from '../client/text.ts'
 
 export function statusLines(text: string, paint: Paint): string[] {
   return text
@@ -32,6 +32,7 @@ export function projectListLines(list: ProjectList, now: number, paint: Paint): 
     const why = reason === '' ? '' : `: ${reason}`
     lines.push(paint.bad(visible(`Frozen by ${by} for ${spanText(now - at)}${why}`)), 'Lift: smith unfreeze')
   }
+  for (const trouble of list.troubles ?? []) lines.push(paint.warn(visible(`Trouble: ${trouble}`)))
   if (list.projects.length === 0) return [...lines, 'No projects.']
   const rows = list.projects.map((project) => [
     project.change ?? '(raising)',

@@ -24,6 +24,9 @@ const ROLES_FOR: { readonly [V in Verb]: readonly Role[] } = {
   enrolRevoke: ['admin'],
   userAdd: ['admin'],
   userRevoke: ['admin'],
+  scheduleAdd: ['requester', 'admin'],
+  scheduleRemove: ['requester', 'approver', 'admin'],
+  scheduleRun: ['requester', 'admin'],
   decide: ['approver'],
 }
 
@@ -37,6 +40,7 @@ const LOCAL_ADMIN_VERBS: readonly Verb[] = [
   'enrolRevoke',
   'userAdd',
   'userRevoke',
+  'scheduleRemove',
 ]
 
 /** Null when the actor may; a preview is open to everyone who may look. */
@@ -72,6 +76,10 @@ function verbName(verb: Verb): string {
     case 'userAdd':
     case 'userRevoke':
       return 'look after users'
+    case 'scheduleAdd':
+    case 'scheduleRemove':
+    case 'scheduleRun':
+      return 'look after schedules'
     case 'pause':
     case 'resume':
     case 'cancel':

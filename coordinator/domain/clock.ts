@@ -10,6 +10,7 @@ import type { Settings } from './events.ts'
 import { refuseQuery } from './news.ts'
 import { isActive, loseOrder } from './order.ts'
 import { raiseChange, reopenRequest, askNext } from './planning.ts'
+import { fireDue, reopenSchedules } from './recurring.ts'
 import { askPermission } from './rollout.ts'
 import type { Instant, Order, Project, Query } from './state.ts'
 import { dropAsk } from './targets.ts'
@@ -27,6 +28,7 @@ export function open(draft: Draft): void {
   for (const project of [...draft.all('projects')]) {
     draft.touch(project.id)
   }
+  reopenSchedules(draft)
   tick(draft)
   draft.say({ fact: 'instanceOpened' })
 }
@@ -44,6 +46,7 @@ function interrupted(query: Query) {
 export function tick(draft: Draft): void {
   const { limits } = draft.tools.settings
   for (const query of [...draft.all('queries')]) endOverdueQuery(draft, query)
+  for (const schedule of [...draft.all('schedules')]) fireDue(draft, schedule)
   for (const order of [...draft.all('orders')]) watchOrder(draft, order)
   for (const project of [...draft.all('projects')]) {
     if (project.state === 'raising') raiseChange(draft, project)
@@ -154,6 +157,7 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   for (const query of view.all('queries')) {
     if (query.state === 'asked' && query.deadline !== null) consider(query.deadline)
   }
+  for (const { next } of view.all('schedules')) if (next !== null) consider(next)
   for (const request of view.all('requests'))
     if (request.state === 'planning') consider(Math.max(request.deadline, at + 1000))
   for (const order of view.all('orders')) {

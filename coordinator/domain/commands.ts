@@ -346,6 +346,17 @@ function resolve(
         remedy: `wait for its own word (smith logs ${project.change ?? ''} --follow); if none can come, stop smith-agent there, and resolve it when it is unknown`,
       })
     }
+    const { startBy } = order
+    if (!order.claimed && order.result === null && startBy !== null && draft.at <= startBy) {
+      return no({
+        kind: 'conflict',
+        message: `the grant of ${target.name} may still be taken up until ${draft.tools.calendar.show(startBy)}`,
+        subject: target.name,
+        remedy: 'see that nothing runs there, and resolve it after that',
+      })
+    }
+    // Whoever still has the grant somewhere is never to take it up.
+    if (!order.claimed) draft.send({ to: 'agent', machine: order.machine, frame: { t: 'revoke', order: order.id } })
     endOrder(draft, order, {
       state: command.as,
       cause: command.as === 'failed' ? (target.cause ?? 'unreachable') : null,

@@ -52,6 +52,8 @@ export type Command =
       readonly ttlMs: number | null
     }
   | { readonly type: 'userRevoke'; readonly name: string }
+  | { readonly type: 'scheduleAdd'; readonly name: string; readonly cron: string; readonly text: string }
+  | { readonly type: 'scheduleRemove' | 'scheduleRun'; readonly name: string }
   /** A decision about a local change; handled by change/local, never by the core. */
   | {
       readonly type: 'decide'
@@ -184,9 +186,24 @@ export type Calendar = {
     from: Instant,
     needMs: number,
   ) => { readonly start: Instant; readonly end: Instant | null; readonly why: string | null } | null
+  /** The first time of a cron expression after an instant; null when none is in sight. */
+  readonly nextTime: (cron: string, after: Instant) => Instant | null | { readonly problem: string }
   readonly readSpan: (text: string) => Span | { readonly problem: string }
   /** To the minute, with the time zone. */
   readonly show: (at: Instant) => string
+}
+
+/** A train as the configuration has it; its patterns and windows are made into functions by pattern.ts. */
+export type Train = {
+  readonly name: string
+  readonly has: (machine: string) => boolean
+  readonly leavesOut: (machine: string) => boolean
+  readonly approval: boolean
+  /** Of whom one must ask; when both are empty, whoever may ask at all. */
+  readonly roles: readonly Role[]
+  readonly people: readonly string[]
+  /** When its machines may be patched; null for always. */
+  readonly windows: Pick<Calendar, 'nextOpen'> | null
 }
 
 /** What a step may use besides its state: all deterministic given the seed. */
@@ -202,7 +219,15 @@ export type Tools = {
   /** What the first of the configured cluster patterns that matches the name captures, or null. */
   readonly captureCluster: (name: string) => string | null
   readonly calendar: Calendar
+  readonly trains: readonly Train[]
   readonly settings: Settings
+}
+
+export type TrainSettings = Pick<Train, 'name' | 'approval' | 'roles' | 'people'> & {
+  readonly machines: readonly string[]
+  readonly except: readonly string[]
+  /** Rules as in `schedule`; none means always. */
+  readonly windows: readonly string[]
 }
 
 /** All time bounds in milliseconds. */
@@ -214,6 +239,8 @@ export type Settings = {
   readonly regions: readonly { readonly pattern: string; readonly region: string }[]
   /** Name patterns with one group: what it captures is the cluster. */
   readonly clusters: readonly { readonly pattern: string }[]
+  /** Policy by name: words as in a request (names and patterns) say which machines are meant and which are left out. */
+  readonly trains: readonly TrainSettings[]
   readonly approval: { readonly requesterMayApprove: boolean; readonly localAdminMayApprove: boolean }
   readonly schedule: {
     /** An IANA time zone, in which the rules and the times of requests are read. */

@@ -4,7 +4,8 @@
  */
 import type { Refusal } from '../../protocol/errors.ts'
 import type { Calendar } from './events.ts'
-import type { Share, Span } from './state.ts'
+import type { Policy, Share, Span } from './state.ts'
+import { policyTerms } from './trains.ts'
 import { type Key, type Values, type Word, badValue, missing } from './words.ts'
 
 export type Pace = {
@@ -139,10 +140,10 @@ export function failuresMaxOf(pace: Pick<Pace, 'onFailure' | 'maxFailures'>, mac
 
 /** What was asked of how the project goes, in words, for those who approve it; nothing for what goes without saying. */
 export function termsOf(
-  options: Omit<Pace, 'window'> & { readonly window: Span | null },
+  options: Omit<Pace, 'window'> & { readonly window: Span | null; readonly policy?: Policy },
   calendar: Calendar,
 ): string[] {
-  const { phases, soakMinutes, onFailure, maxFailures, window } = options
+  const { phases, soakMinutes, onFailure, maxFailures, window, policy } = options
   const shareText = (share: Share) => `${share.value}${share.unit === 'percent' ? '%' : ''}`
   const terms: string[] = []
   if (phases.length > 0) {
@@ -153,6 +154,8 @@ export function termsOf(
     const end = maxFailures === null ? '' : `, until ${shareText(maxFailures)} of the machines have failed`
     terms.push(`goes on after a failure${end}`)
   }
-  if (window !== null) terms.push(`window: ${calendar.show(window.start)} to ${calendar.show(window.end)}`)
-  return terms
+  const trains = policy?.windowOf ?? []
+  const from = trains.length === 0 ? '' : `, from train${trains.length === 1 ? '' : 's'} ${trains.join(', ')}`
+  if (window !== null) terms.push(`window: ${calendar.show(window.start)} to ${calendar.show(window.end)}${from}`)
+  return policy === undefined ? terms : [...terms, ...policyTerms(policy)]
 }

@@ -10,6 +10,7 @@ import type { Command, Reply } from './events.ts'
 import { type Bagged, bagsIn } from './bags.ts'
 import { failuresMaxOf, termsOf, windowOf } from './pace.ts'
 import { askQuery, putQuery, queryId } from './queries.ts'
+import { policyFor } from './trains.ts'
 import { parseRequest } from './request.ts'
 import { clusterOf, impedimentOf, maySkip, selectMachines } from './selection.ts'
 import type { Actor, Machine, Project, Query, Request, Target } from './state.ts'
@@ -31,6 +32,12 @@ export function actorName(actor: Actor): string {
   }
 }
 
+/** As it stands in the journal: a person, and the bot that spoke for them. No name has a space. */
+export function journalName(actor: Actor): string {
+  const via = actor.kind === 'person' && actor.via !== undefined ? ` via ${actor.via}` : ''
+  return `${actorName(actor)}${via}`
+}
+
 type Ask = Omit<Extract<Command, { type: 'request' }>, 'type'>
 
 /** Takes a request. The reply has its id; what became of it is read from the request itself. */
@@ -41,7 +48,17 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
   const { parsed } = parse
   const selection = selectMachines(draft, parsed, draft.tools, ask.known ?? null)
   const refusals = [...(parse.ok ? [] : parse.refusals), ...selection.refusals]
-  const window = windowOf(parsed.pace, draft.at, draft.tools.calendar, refusals)
+  const own = windowOf(parsed.pace, draft.at, draft.tools.calendar, refusals)
+  const { policy, window } = policyFor(
+    {
+      ...{ at: draft.at, actor: draft.actor, preview: ask.preview, leftOut: selection.leftOut },
+      names: [...selection.machines, ...selection.skipped].map(({ machine }) => machine.name),
+      ...{ word: parsed.pace.window, window: own },
+      needMs: draft.tools.settings.schedule.runMsExpected + parsed.outageMinutes * 60_000,
+    },
+    draft.tools,
+    refusals,
+  )
   if (refusals.length > 0) return refuseAtOnce(draft, ask, refusals)
   const id = draft.tools.newId()
   const request: Request = {
@@ -61,6 +78,7 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
       busy: parsed.busy,
       ...parsed.pace,
       window,
+      ...(policy === null ? {} : { policy }),
     },
     total: selection.machines.length,
     answered: 0,
@@ -426,6 +444,7 @@ export function raiseChange(draft: Draft, project: Project): void {
       })),
       terms: termsOf(project.options, draft.tools.calendar),
       window: project.options.window,
+      approvedBy: project.options.policy?.approvedBy ?? [],
       warnings: warningsOf(draft, project),
     },
   })

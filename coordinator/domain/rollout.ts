@@ -200,7 +200,7 @@ export function approvalLost(project: Project, permission: Permission): string |
   const by = permission.by === null ? '' : ` by ${permission.by}`
   const why = permission.reason === null || permission.reason === '' ? '' : `: ${permission.reason}`
   return permission.approval === 'requested'
-    ? 'the change waits for approval'
+    ? `the change waits for approval${why}`
     : `the approval was ${permission.approval}${by}${why}`
 }
 

@@ -11,7 +11,8 @@ import { type Absent, type Finds, type KnownIndex, absentRefusals, findKnown, in
 import type { Known } from './known.ts'
 import { nearestNames } from './nearest.ts'
 import { type MachineWord, type ParsedRequest, machineWord, normalAddress } from './request.ts'
-import type { Machine, RequestOptions } from './state.ts'
+import type { Machine, Policy, RequestOptions } from './state.ts'
+import { keepInTrains } from './trains.ts'
 
 export type Chosen = { readonly machine: Machine; readonly matched: boolean }
 export type Selection = {
@@ -20,6 +21,8 @@ export type Selection = {
   readonly skipped: readonly { readonly machine: Machine; readonly reason: string; readonly before: number }[]
   readonly region: string
   readonly title: string
+  /** Machines that were only matched and that the policy of a train takes out. */
+  readonly leftOut: Policy['leftOut']
   readonly refusals: readonly Refusal[]
 }
 /** The region of machines for which neither a label nor the configuration tells one. */
@@ -32,7 +35,8 @@ export const NO_REGION = 'no-region'
 export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools, known: Known | null): Selection {
   const refusals: Refusal[] = []
   const unanswered = unansweredBy(known, tools)
-  if (unanswered !== null) return { machines: [], skipped: [], region: NO_REGION, title: '', refusals: [unanswered] }
+  if (unanswered !== null)
+    return { machines: [], skipped: [], region: NO_REGION, title: '', leftOut: [], refusals: [unanswered] }
   const index = known !== null && 'machines' in known ? indexOf(known) : null
   const except = { machines: [], absent: [], refusals } as Finds
   for (const word of parsed.except) find(view, word, tools, index, except)
@@ -46,14 +50,16 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools, 
   // A machine that is both named and matched is named: it may not be left out quietly.
   const names = new Set(found.filter((entry) => !entry.matched).map(({ machine }) => machine.id))
   const seen = new Set<string>()
-  const chosen = found
+  const meant = found
     .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
     .map(({ machine }) => ({ machine, matched: !names.has(machine.id) }))
+  const { kept: chosen, leftOut } = keepInTrains(meant, tools, refusals)
   if (chosen.length === 0 && found.length + asked.absent.length > 0 && refusals.length === 0) {
+    const train = leftOut[0]?.train
     refusals.push({
       kind: 'no-match',
-      message: 'except: takes out every machine',
-      remedy: 'name fewer machines after except:',
+      message: `except: ${train === undefined ? '' : `of the request or of train ${train} `}takes out every machine`,
+      remedy: train === undefined ? 'name fewer machines after except:' : 'ask for machines that are left in',
     })
   }
   const { machinesPerRequestMax } = tools.settings.limits
@@ -66,7 +72,7 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools, 
   }
   const { kept, skipped } = sortOut(view, chosen, parsed, refusals)
   const region = regionOf(chosen, tools, refusals)
-  return { machines: kept, skipped, region, title: titleOf(parsed, chosen), refusals }
+  return { machines: kept, skipped, region, title: titleOf(parsed, chosen), leftOut, refusals }
 }
 
 /** Named before matched, so that a machine which is both is told of on its own. */

@@ -8,13 +8,14 @@ import type { Cause, Result, Step } from '../../protocol/files.ts'
 import type { Role } from '../../protocol/http.ts'
 import type { Plan, PlanEvidence } from '../../protocol/plan.ts'
 import type { MachineState, Stop, StopReason } from '../../protocol/status.ts'
+import type { Schedule } from './schedule-rows.ts'
 
 /** Milliseconds since the epoch; never goes back within one life of a coordinator. */
 export type Instant = number
 
-/** Who acts. A person has roles; the admin socket has nobody behind it. */
+/** Who acts. A person has roles, and `via` is the bot that speaks for them; the admin socket has nobody behind it. */
 export type Actor =
-  | { readonly kind: 'person'; readonly name: string; readonly roles: readonly Role[] }
+  | { readonly kind: 'person'; readonly name: string; readonly roles: readonly Role[]; readonly via?: string }
   | { readonly kind: 'local-admin' }
   | { readonly kind: 'machine'; readonly id: string; readonly name: string }
   | { readonly kind: 'change' }
@@ -91,6 +92,18 @@ export type RequestOptions = {
   readonly onFailure: 'stop' | 'continue'
   readonly maxFailures: Share | null
   readonly window: Span | null
+  /** What its trains said; absent when no machine of it is of a train. */
+  readonly policy?: Policy
+}
+
+/** What the trains of a request said when it was made. */
+export type Policy = {
+  readonly trains: readonly string[]
+  /** The trains that approve by their policy; none when a person must. */
+  readonly approvedBy: readonly string[]
+  /** The trains from which the window comes; none when it is the request's own. */
+  readonly windowOf: readonly string[]
+  readonly leftOut: readonly { readonly name: string; readonly train: string }[]
 }
 
 /** Someone asks. It lives from the question until a project is made of it, it is refused, or it was a preview. */
@@ -329,6 +342,8 @@ export type LocalChange = {
   readonly decidedBy: string | null
   readonly decidedAt: Instant | null
   readonly reason: string | null
+  /** The trains whose policy approved it, as long as it stands by that alone. */
+  readonly policy?: readonly string[]
   readonly state: 'open' | 'closed'
   readonly closeCode: 'successful' | 'successful_issues' | 'unsuccessful' | null
   readonly closeNotes: string | null
@@ -349,6 +364,8 @@ export type ChangeCall =
       /** How the project will go, for those who approve it, and its window. */
       readonly terms: readonly string[]
       readonly window: Span | null
+      /** The trains whose policy approves it; none when a person must. */
+      readonly approvedBy?: readonly string[]
       readonly warnings: readonly string[]
     }
   | { readonly call: 'permission'; readonly project: string; readonly change: string; readonly ask: string }
@@ -421,6 +438,7 @@ export type Tables = {
   readonly remoteChanges: RemoteChange
   /** By project and place, padded so that keys sort in order. */
   readonly outbox: OutboxRow
+  readonly schedules: Schedule
 }
 export type TableName = keyof Tables
 
@@ -447,6 +465,7 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   localChanges: { stored: true, inView: true },
   remoteChanges: { stored: true, inView: true },
   outbox: { stored: true, inView: true },
+  schedules: { stored: true, inView: true },
 }
 
 /** One row to write. `row: null` deletes it; `live: false` keeps it in the store and drops it from memory. */

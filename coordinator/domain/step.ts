@@ -22,6 +22,7 @@ import {
 } from './fleet.ts'
 import { takeNews } from './news.ts'
 import { makeRequest } from './planning.ts'
+import { addSchedule, removeSchedule, runSchedule } from './recurring.ts'
 import { advanceTouched } from './rollout.ts'
 
 export function step(view: View, envelope: Envelope, tools: Tools): Outcome {
@@ -92,6 +93,12 @@ function command(draft: Draft, given: Command): Reply {
       return addUser(draft, given)
     case 'userRevoke':
       return revokeUser(draft, given.name)
+    case 'scheduleAdd':
+      return addSchedule(draft, given)
+    case 'scheduleRemove':
+      return removeSchedule(draft, given.name)
+    case 'scheduleRun':
+      return runSchedule(draft, given.name)
     case 'decide':
       throw new Error('decide belongs to change/local, not to the core')
     default:

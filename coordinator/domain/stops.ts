@@ -9,11 +9,18 @@ import { shortList } from './selection.ts'
 import { touchWaiting } from './lines.ts'
 import { shutNow } from './schedule.ts'
 import type { Instant, Line, Project, Target } from './state.ts'
-import { bagOf, changeProject, dropAsk, projectOf, sayOf, targetOf } from './targets.ts'
+import { bagOf, changeProject, dropAsk, hasEnded, projectOf, sayOf, targetOf } from './targets.ts'
 
-/** The first target that still has to be granted, from the cursor on. */
+/**
+ * The first target that still has to be granted, from the cursor on; before it one of its cluster that an earlier try
+ * has touched and that a person wants tried again: until that one is well, nothing else there is (FAI-3).
+ */
 export function nextTarget(draft: Draft, project: Project): Target | null {
-  return project.cursor < project.targets ? targetOf(draft, project.id, project.cursor) : null
+  if (project.cursor >= project.targets) return null
+  const first = targetOf(draft, project.id, project.cursor)
+  const line = draft.get('lines', `cluster:${first.cluster}`)
+  const keeper = line?.project === project.id ? targetOf(draft, project.id, line.target) : first
+  return hasEnded(keeper) ? first : keeper
 }
 
 /** A stop without its beginning. */

@@ -62,6 +62,12 @@ export function stateFolder(stateDir: string): {
   readonly database: string
   readonly keys: string
   readonly restoring: string
+  readonly logs: string
 } {
-  return { database: join(stateDir, 'smith.db'), keys: join(stateDir, 'keys'), restoring: join(stateDir, 'restoring') }
+  return {
+    database: join(stateDir, 'smith.db'),
+    keys: join(stateDir, 'keys'),
+    restoring: join(stateDir, 'restoring'),
+    logs: join(stateDir, 'logs'),
+  }
 }

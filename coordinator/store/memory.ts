@@ -24,6 +24,7 @@ export type MemoryDisk = {
   /** Who holds what only one row may have. */
   readonly claims: Map<string, string>
   readonly journal: string[]
+  readonly ledger: Map<string, string>
   readonly logs: Map<string, string[]>
   last: { rev: number; at: number }
   /** The store that has it open. */
@@ -36,6 +37,7 @@ export function createMemoryDisk(random: Random): MemoryDisk {
     tables: new Map((Object.keys(TABLES) as TableName[]).map((table) => [table, new Map<string, StoredRow>()])),
     claims: new Map(),
     journal: [],
+    ledger: new Map(),
     logs: new Map(),
     last: { rev: 0, at: 0 },
     opener: null,
@@ -74,9 +76,29 @@ export function openMemoryStore(disk: MemoryDisk): Store {
       commit(disk, turn)
     },
     ...readsOf(disk),
+    ledger: ledgerOf(disk, () => disk.opener === self),
     backup: (path) => writeNewFile(path, JSON.stringify(dump(disk))),
     close: () => {
       if (disk.opener === self) disk.opener = null
+    },
+  }
+}
+
+function ledgerOf(disk: MemoryDisk, isOpen: () => boolean): Store['ledger'] {
+  return {
+    get: (key) => {
+      const doc = disk.ledger.get(key)
+      return doc === undefined ? undefined : (JSON.parse(doc) as unknown)
+    },
+    list: (prefix) =>
+      [...disk.ledger]
+        .filter(([key]) => key.startsWith(prefix))
+        .toSorted(([left], [right]) => compareText(left, right))
+        .map(([key, doc]) => ({ key, doc: JSON.parse(doc) as unknown })),
+    put: (entries) => {
+      if (!isOpen()) throw new StoreError('closed', 'the store takes no more documents: it was closed')
+      const texts = entries.map(([key, doc]) => [key, doc === null ? undefined : JSON.stringify(doc)] as const)
+      for (const [key, text] of texts) setEntry(disk.ledger, key, text, [])
     },
   }
 }
@@ -177,7 +199,8 @@ function readsOf(disk: MemoryDisk): Pick<Store, 'get' | 'list' | 'projects' | 'o
   }
 }
 
-type Dump = Omit<MemoryDisk, 'tables' | 'claims' | 'logs' | 'opener'> & {
+type Dump = Omit<MemoryDisk, 'tables' | 'claims' | 'ledger' | 'logs' | 'opener'> & {
+  readonly ledger: readonly [string, string][]
   readonly tables: readonly [TableName, [string, StoredRow][]][]
   readonly claims: readonly [string, string][]
   readonly logs: readonly [string, string[]][]
@@ -191,6 +214,7 @@ function dump(disk: MemoryDisk): Dump {
     last,
     tables: [...disk.tables].map(([table, rows]) => [table, [...rows]]),
     claims: [...disk.claims],
+    ledger: [...disk.ledger],
     logs: [...disk.logs],
   }
 }
@@ -204,6 +228,7 @@ export function readMemoryBackup(text: string): MemoryDisk {
     last: read.last,
     tables: new Map(read.tables.map(([table, rows]) => [table, new Map(rows)])),
     claims: new Map(read.claims),
+    ledger: new Map(read.ledger),
     logs: new Map(read.logs),
     opener: null,
   }

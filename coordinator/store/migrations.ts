@@ -48,6 +48,7 @@ const plainTables = [
   'localChanges',
   'remoteChanges',
   'outbox',
+  'schedules',
 ]
 
 const first = `
@@ -109,7 +110,15 @@ ${table('lines', column('project', 'TEXT') + column('machine', 'TEXT'))}
 ${abort('lines_one_holder', 'UPDATE', 'lines', 'new.project IS NOT old.project OR new.machine IS NOT old.machine', 'the line is in use by another machine and must be freed in a turn of its own')}
 `
 
-const MIGRATIONS: readonly Migration[] = [{ version: 1, sql: first }]
+/** What the bot said where, so that a restart neither repeats nor forgets it. */
+const ledger = `
+CREATE TABLE ledger (key TEXT PRIMARY KEY, doc TEXT NOT NULL CHECK (json_valid(doc))) STRICT, WITHOUT ROWID;
+`
+
+const MIGRATIONS: readonly Migration[] = [
+  { version: 1, sql: first },
+  { version: 2, sql: ledger },
+]
 export const SCHEMA_VERSION = MIGRATIONS.at(-1)?.version ?? 0
 
 /** Brings a database to SCHEMA_VERSION, each step a transaction; refuses one that is newer or not ours. */

@@ -40,6 +40,7 @@ export function openSqliteStore(options: SqliteOptions): Store {
     load: () => loadLive(handle),
     commit: (turn) => commit(handle, turn),
     ...readsOf(handle),
+    ledger: ledgerOf(handle),
     backup: (path) => backup(handle, path),
     close: () => {
       handle.broken ??= 'it was closed'
@@ -88,6 +89,34 @@ function commit(handle: Handle, turn: Turn): void {
     throw failure
   }
   handle.last = { rev: turn.rev, at: turn.at }
+}
+
+function ledgerOf(handle: Handle): Store['ledger'] {
+  const { prepare } = handle
+  return {
+    get: (key) => {
+      const doc = prepare('SELECT doc FROM ledger WHERE key = ?').pluck().get(key)
+      return typeof doc === 'string' ? (JSON.parse(doc) as unknown) : undefined
+    },
+    list: (prefix) =>
+      (
+        prepare('SELECT key, doc FROM ledger WHERE key >= ? AND key < ? ORDER BY key').all(
+          prefix,
+          prefix + LAST_CHARACTER,
+        ) as { key: string; doc: string }[]
+      ).map(({ key, doc }) => ({ key, doc: JSON.parse(doc) as unknown })),
+    put: (entries) => {
+      if (handle.broken !== null)
+        throw new StoreError('closed', `the store ${handle.path} takes no more documents: ${handle.broken}`)
+      const write = handle.db.transaction(() => {
+        for (const [key, doc] of entries) {
+          if (doc === null) run(handle, 'DELETE FROM ledger WHERE key = ?', [key])
+          else run(handle, 'INSERT OR REPLACE INTO ledger (key, doc) VALUES (?, ?)', [key, JSON.stringify(doc)])
+        }
+      })
+      write.immediate()
+    },
+  }
 }
 
 function rollback(handle: Handle, failure: StoreError): void {

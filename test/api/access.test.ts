@@ -15,6 +15,7 @@ import { kindsOf, refusedFeed } from './wire.ts'
 import { advance, createWorld, factsOf, newPublicKey } from './world.ts'
 
 const NAMES = Object.keys(ROUTES) as RouteName[]
+const PEOPLE = ROLES.filter((role) => role !== 'bot')
 const GARBAGE = `smithp_${'x'.repeat(43)}`
 
 /** Bodies that a handler would take, so that only the caller decides what becomes of them. */
@@ -29,13 +30,16 @@ const BODIES: { readonly [Name in RouteName]?: unknown } = {
   enrol: { token: 'none', publicKey: newPublicKey(), facts: factsOf() },
   userAdd: { name: 'new', roles: ['viewer'] },
   userRevoke: { name: 'nobody' },
+  scheduleAdd: { name: 'n', cron: '* * * * *', text: 'prod machines: none outage:0' },
+  scheduleRemove: { name: 'none' },
+  scheduleRun: { name: 'none' },
   backup: { path: '/nowhere/b', passphrase: 'long enough' },
 }
 
 t.test('[API-1] every route by every caller: only what ROUTES names is let through', async (t) => {
   const world = await createWorld(t, { limits: { authFailuresMax: 1_000_000 } })
-  await world.person('old', ROLES, 1)
-  await world.person('gone', ROLES)
+  await world.person('old', PEOPLE, 1)
+  await world.person('gone', PEOPLE)
   await world.command({ type: 'userRevoke', name: 'gone' })
   while (world.driver.now() <= (world.driver.view.get('users', 'old')?.expiresAt ?? 0))
     await new Promise((resolve) => setImmediate(resolve))
@@ -44,6 +48,7 @@ t.test('[API-1] every route by every caller: only what ROUTES names is let throu
     ana: ['requester'],
     bo: ['approver'],
     cy: ['admin'],
+    igorina: ['bot'],
   }
   for (const name of NAMES) {
     const { roles } = ROUTES[name]
@@ -123,6 +128,9 @@ const COMMANDS: { readonly [Name in RouteName]?: Command } = {
   enrolRevoke: { type: 'enrolRevoke', name: 'm' },
   userAdd: { type: 'userAdd', name: 'u', roles: [], tokenHash: '', ttlMs: null },
   userRevoke: { type: 'userRevoke', name: 'u' },
+  scheduleAdd: { type: 'scheduleAdd', name: 'n', cron: '', text: '' },
+  scheduleRemove: { type: 'scheduleRemove', name: 'n' },
+  scheduleRun: { type: 'scheduleRun', name: 'n' },
 }
 
 t.test('[API-2] every command by every set of roles: the interface lets through just what the core allows', (t) => {

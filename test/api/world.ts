@@ -103,6 +103,7 @@ export const PEOPLE: Readonly<Record<string, readonly Role[]>> = {
   ana: ['requester'],
   bo: ['approver'],
   cy: ['admin'],
+  igorina: ['bot'],
 }
 
 function viewsOf(driver: Driver, store: Store, tools: Tools): ApiPorts['views'] {

@@ -105,7 +105,7 @@ t.test('[CLI-13] with several instances status asks each, and what changes somet
   t.same(JSON.parse((await home.run(['status', '--json'])).out).length, 2)
   t.match(JSON.parse((await home.run(['status', s.CHANGE, '--json'])).out), { change: s.CHANGE, totals: { pass: 1 } })
   prod.on('requestMake', (call) => s.requestView(call.body['preview'] === true ? 'previewed' : 'raised'))
-  t.match(await home.run(['patch', 'prod machines: web-1 outage:0']), {
+  t.match(await home.run(['pause', s.CHANGE]), {
     status: 2,
     err: /several instances are known \(dev, prod\)/,
   })

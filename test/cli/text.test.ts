@@ -1,8 +1,8 @@
 /** The pure parts of the CLI: what leaves it for a person's eyes, and what it reads of durations and addresses. */
 import t from 'tap'
-import { parseUrl } from '../../coordinator/cli/config.ts'
-import type { Paint } from '../../coordinator/cli/failure.ts'
-import { createLineMaker } from '../../coordinator/cli/log-reader.ts'
+import { parseUrl } from '../../coordinator/client/target.ts'
+import type { Paint } from '../../coordinator/client/failure.ts'
+import { createLineMaker } from '../../coordinator/client/log-reader.ts'
 import { blockLines, changedLines } from '../../coordinator/cli/project-follow.ts'
 import {
   caretLines,
@@ -17,7 +17,7 @@ import {
   visibleBytes,
   visibleText,
   widthOf,
-} from '../../coordinator/cli/text.ts'
+} from '../../coordinator/client/text.ts'
 import { rowText } from '../../coordinator/cli/verbs/logs.ts'
 import { AT, id, line, machineStatus, order, projectView } from './samples.ts'
 

@@ -186,8 +186,23 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
         ['-1', '"10"', 'true', 'nan', 'inf', '1e12'],
       ]),
     ),
+    'chat.name': ['""', '"a b"', '1'],
+    'chat.app_token_file': ['"slack"', '"xapp-1"', '"credential:../x"', '""'],
+    'chat.bot_token_file': ['"slack"', '1'],
+    'chat.log_channel': ['"#log"', '"D0ANN"', '1'],
+    'chat.confirm_above': ['-1', '1.5', '"3"'],
+    'chat.people': ['"ann"', '{ ann = "U0ANN" }', '{ U0ANN = "" }', '{ U0ANN = 1 }'],
+    'chat.instances': ['{}', '"prod"', '{ prod = "x" }', '{ prod = { url = "https://x" } }'],
+    'chat.api_url': ['"slack.com"', '"https://slack.com/api"', '1'],
     'limits.permission_age_max': ['10.5', '0'],
     'limits.machines_per_request': ['1.5', '0'],
+    'trains.name': ['""', '"Dev"', '1'],
+    'trains.machines': ['[]', '"dev-*"', '["10.77.0.1"]', '["(a"]', '["a,b"]'],
+    'trains.approval': ['"no"', '0'],
+    'trains.roles': ['["boss"]', '"admin"'],
+    'trains.people': ['["A B"]', '"ana"'],
+    'trains.except': ['["(a"]', '[1]'],
+    'trains.windows': ['["always"]', '"0 22 * * * for 6h"'],
   }
   tt.same(
     Object.keys(wrong).toSorted(compare),
@@ -197,16 +212,18 @@ t.test('[CFG-2] each key refuses what it can not be', async (tt) => {
   for (const [key, values] of Object.entries(wrong)) {
     for (const value of values) {
       const [, section = '', name = key] = /^(.+)\.([^.]+)$/.exec(key) ?? []
-      const text = `${key === 'instance' ? '' : minimal}${section === '' ? '' : `[${section}]\n`}${name} = ${value}\n`
+      const text = `${key === 'instance' ? '' : minimal}${headerOf(section)}${name} = ${value}\n`
+      const shown = section === 'trains' ? `trains.1.${name}` : key
       tt.match(
         refused(text).join('\n'),
-        new RegExp(`c\\.toml:\\d+: ${key.replaceAll('.', '\\.')} can't be`),
+        new RegExp(`c\\.toml:\\d+: ${shown.replaceAll('.', '\\.')} can't be`),
         `${key} = ${value}`,
       )
     }
   }
 })
 
+const headerOf = (section: string) => (section === '' ? '' : section === 'trains' ? '[[trains]]\n' : `[${section}]\n`)
 const compare = (left: string, right: string) => (left < right ? -1 : left > right ? 1 : 0)
 
 t.test('[CFG-3] an unknown key or section is refused with the nearest name, anywhere', async (tt) => {
@@ -271,7 +288,10 @@ t.test('[CFG-6] the reference names every key with its default, and its defaults
     tt.ok(about.length > 15 && accepted.length > 3)
   }
   const sections = new Map<string, string[]>()
-  for (const { key, fallback } of CONFIG_REFERENCE) {
+  // `[chat]` is read only where it is, and then it needs files and instances (chat.test.ts).
+  // A train has no default: TRN-8 reads one.
+  const isPlain = (key: string) => !key.startsWith('chat.') && !key.startsWith('trains.')
+  for (const { key, fallback } of CONFIG_REFERENCE.filter((entry) => isPlain(entry.key))) {
     const [section, name] = key.includes('.')
       ? [key.slice(0, key.indexOf('.')), key.slice(key.indexOf('.') + 1)]
       : ['', key]
@@ -306,6 +326,8 @@ t.test('[CFG-2] the line of a key is found in every way of writing it', async (t
     '[[list]]',
     'g = """one line"""',
     'h = 7',
+    '[[list]]',
+    'h = 8',
   ].join('\n')
   const lines: readonly (readonly [readonly string[], number | null])[] = [
     [['a'], 1],
@@ -314,9 +336,11 @@ t.test('[CFG-2] the line of a key is found in every way of writing it', async (t
     [['x', 'y z'], 6],
     [['x', 'y z', 'c', 'd'], 7],
     [['x', 'y z', 'inline', 'f'], 8],
-    [['list', 'g'], 10],
-    [['list', 'h'], 11],
-    [['list', 'missing'], 9],
+    [['list'], 9],
+    [['list', '1', 'g'], 10],
+    [['list', '1', 'h'], 11],
+    [['list', '1', 'missing'], 9],
+    [['list', '2', 'h'], 13],
     [['none'], null],
   ]
   for (const [path, line] of lines) tt.equal(lineOfKey(text, path), line, path.join('.'))
@@ -420,3 +444,60 @@ t.test(
     }
   },
 )
+
+t.test('[TRN-8] trains are read with their defaults, and a wrong one is refused with its own line', async (tt) => {
+  const { settings } = given(`${minimal}[[trains]]
+name = "dev"
+machines = ["dev-*", "dev2-(db|mq)-[0-9]+"]
+approval = false
+people = ["ana"]
+except = ["dev-db-1"]
+windows = ["0 22 * * 1-5 for 6h"]
+[[trains]]
+name = "stage"
+machines = ["stage-*"]
+roles = ["admin"]
+`)
+  const [dev, stage] = settings.trains
+  tt.match(dev, { name: 'dev', approval: false, people: ['ana'], except: ['dev-db-1'] })
+  tt.strictSame(stage, {
+    ...{ name: 'stage', machines: ['stage-*'], approval: true, roles: ['admin'] },
+    ...{ people: [], except: [], windows: [] },
+  })
+  tt.strictSame(given(minimal).settings.trains, [])
+  const said = refused(`${minimal}[[trains]]
+name = "dev"
+machines = ["dev-*"]
+[[trains]]
+name = "dev"
+machines = ["10.77.0.12"]
+aproval = false
+[[trains]]
+name = "stage"
+windows = ["never"]
+roles = ["boss"]
+`)
+  tt.equal(said.length, 5, said.join('\n'))
+  tt.match(said, [
+    /^c.toml:8: trains.2.aproval is no key of the configuration \| did you mean trains.2.approval\?$/,
+    /^c.toml:7: trains.2.machines can't be \["10.77.0.12"\] \| /,
+    /^c.toml:9: trains.3.machines is missing \| /,
+    /^c.toml:12: trains.3.roles can't be \["boss"\] \| /,
+    /^c.toml:11: trains.3.windows can't be \["never"\] \| /,
+  ])
+  const twice = refused(
+    `${minimal}[[trains]]\nname = "dev"\nmachines = ["a-*"]\n[[trains]]\nname = "dev"\nmachines = ["b-*"]\n`,
+  )
+  tt.match(twice, [/^c.toml:6: trains.2.name is dev a second time \| give each train a name of its own$/])
+  tt.match(refused(`${minimal}trains = "dev"\n`), [/^c.toml:2: trains can't be "dev" \| /])
+  tt.match(refused(`${minimal}[trains]\nname = "dev"\n`), [/^c.toml:2: trains can't be .* \| write a list of sections/])
+})
+
+t.test('[TRN-8] a train without approval is refused where ServiceNow decides about changes', async (tt) => {
+  const servicenow =
+    '[change]\nprovider = "servicenow"\n[change.servicenow]\nurl = "https://site.service-now.com"\nclient_id = "a"\nsecret_file = "/s"\nassignment_group = "x"\n'
+  const of = (approval: boolean) =>
+    refused(`${minimal}${servicenow}[[trains]]\nname = "dev"\nmachines = ["dev-*"]\napproval = ${approval}\n`)
+  tt.match(of(false).at(-1), /^c.toml:12: trains.1.approval can't be false where changes are raised in servicenow/)
+  tt.equal(of(true).filter((one) => one.includes('trains')).length, 0)
+})

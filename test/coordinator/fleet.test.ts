@@ -257,6 +257,9 @@ const COMMANDS: { readonly [Verb in Command['type']]: Command } = {
   enrolRevoke: { type: 'enrolRevoke', name: 'a' },
   userAdd: { type: 'userAdd', name: 'a', roles: [], tokenHash: HEX, ttlMs: null },
   userRevoke: { type: 'userRevoke', name: 'a' },
+  scheduleAdd: { type: 'scheduleAdd', name: 'a', cron: '* * * * *', text: '' },
+  scheduleRemove: { type: 'scheduleRemove', name: 'a' },
+  scheduleRun: { type: 'scheduleRun', name: 'a' },
   decide: { type: 'decide', change: 'CHG0000001', decision: 'approve', digest: HEX, reason: '' },
 }
 
@@ -275,6 +278,9 @@ const MATRIX: { readonly [Verb in Command['type']]: string } = {
   enrolRevoke: 'ml',
   userAdd: 'ml',
   userRevoke: 'ml',
+  scheduleAdd: 'rm',
+  scheduleRemove: 'raml',
+  scheduleRun: 'rm',
   decide: 'a',
 }
 

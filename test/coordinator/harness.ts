@@ -17,6 +17,7 @@ import type {
   Permission,
   Reply,
   Settings,
+  Tools,
 } from '../../coordinator/domain/events.ts'
 import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '../../coordinator/domain/status.ts'
 import type { Actor, Instance, Order, Project, Target, Write } from '../../coordinator/domain/state.ts'
@@ -48,6 +49,7 @@ export const SETTINGS: Settings = {
     { pattern: 'lon', region: 'uk-south' },
   ],
   clusters: [],
+  trains: [],
   approval: { requesterMayApprove: false, localAdminMayApprove: false },
   schedule: { timezone: 'UTC', windows: [], blackouts: [], runMsExpected: 900_000 },
   limits: {
@@ -71,6 +73,7 @@ export type WorldOptions = {
   readonly limits?: Partial<Settings['limits']>
   readonly clusters?: Settings['clusters']
   readonly schedule?: Partial<Settings['schedule']>
+  readonly trains?: Settings['trains']
   /** Where the numbers of changes and tasks begin. */
   readonly instance?: Partial<Instance>
   /** What is in the store before the coordinator first starts, beside the instance. */
@@ -140,18 +143,12 @@ function createCore(options: WorldOptions) {
   const dice = createDice(1, 'scenario')
   const disk = createMemoryDisk(dice)
   const settings = settingsOf(options)
-  const tools = createTools(settings, dice)
   const agents = new Map<string, Agent>()
   const rows: FeedRow[] = []
   const calls: ChangeCall[] = []
   const fatal: Error[] = []
   const provider: Provider = { answer: (permission) => permission, delayMs: 0, isUp: true }
-  const life = {
-    driver: undefined as Driver | undefined,
-    store: undefined as Store | undefined,
-    plug: undefined as Plug | undefined,
-    number: 0,
-  }
+  const life = newLife(settings, createTools(settings, dice))
   const driver = () => must(life.driver)
   const { track, settle } = createFlight()
   const submit = async (actor: Actor, event: Event): Promise<Reply> =>
@@ -176,8 +173,8 @@ function createCore(options: WorldOptions) {
     life.driver = createDriver({
       store: life.store,
       clock,
-      tools,
-      settings,
+      tools: life.tools,
+      settings: life.settings,
       log: QUIET,
       ...(options.core === undefined ? {} : { core: options.core }),
       outbound: { toAgent, toChange },
@@ -193,8 +190,11 @@ function createCore(options: WorldOptions) {
     await settle()
   }
   /** The coordinator ends without a word and begins again from its disk; nobody is connected. */
-  const restart = async () => {
+  const restart = async (changed: Partial<Settings> = {}, downMs = 0) => {
     life.number += 1
+    pass(time, downMs)
+    life.settings = { ...life.settings, ...changed }
+    life.tools = createTools(life.settings, dice)
     crashMemoryDisk(disk)
     await start()
   }
@@ -202,6 +202,25 @@ function createCore(options: WorldOptions) {
     ...{ time, dice, disk, settings, agents, rows, calls, fatal, provider },
     ...{ driver, submit, settle, start, restart },
     store: () => must(life.store),
+    tools: () => life.tools,
+  }
+}
+
+/** Time goes by, and nobody waits for what happens in it. */
+function pass(time: Time, ms: number): void {
+  const end = { isReached: ms === 0 }
+  time.after(ms, () => (end.isReached = true))
+  while (!end.isReached && time.advance());
+}
+
+/** What changes from one life of the coordinator to the next. */
+function newLife(settings: Settings, tools: Tools) {
+  return {
+    driver: undefined as Driver | undefined,
+    store: undefined as Store | undefined,
+    plug: undefined as Plug | undefined,
+    number: 0,
+    ...{ settings, tools },
   }
 }
 
@@ -248,6 +267,7 @@ function settingsOf(options: WorldOptions): Settings {
   return {
     ...SETTINGS,
     ...(options.clusters === undefined ? {} : { clusters: options.clusters }),
+    ...(options.trains === undefined ? {} : { trains: options.trains }),
     approval: { ...SETTINGS.approval, ...options.approval },
     schedule: { ...SETTINGS.schedule, ...options.schedule },
     limits: { ...SETTINGS.limits, ...options.limits },

@@ -81,7 +81,7 @@ t.test(
     agent.inHand('inbox')
     await agent.connect()
     t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
-    await world.later(600_000)
+    await world.later(601_000)
     t.equal(agent.revokes().length, 1, 'it may not be claimed any more: only the machine can say that it was not')
     t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
     await agent.result('void', { step: 'claim' })
@@ -246,7 +246,11 @@ t.test('[UNK-8] a grant is sent again only to the boot that it was sent to, and 
     t.equal(agent.grants().length, reason === null ? 2 : 1)
     t.match(world.brief(change), reason === null ? /^running/ : /^held hold unknown/)
     if (reason !== null) t.match(world.json(change).stop, { reason })
-    t.equal((await world.resolve(change, W1, 'failed')).ok, reason !== null, 'a person may say how it ended')
+    if (reason === null) continue
+    t.match(refusalsIn(await world.resolve(change, W1, 'failed')), [{ message: /may still be taken up until .* UTC/ }])
+    await world.later(601_000)
+    t.match(await world.resolve(change, W1, 'failed'), { ok: true }, 'then a person may say how it ended')
+    t.strictSame(agent.revokes(), [order], 'and it is void for whoever has it')
   }
 })
 

@@ -61,6 +61,8 @@ export type SiteOptions = {
   /** Lines of coordinator.toml's [limits]. */
   readonly limits?: string
   readonly change?: string
+  /** Sections of coordinator.toml besides the usual ones, asked for at each start of the coordinator. */
+  readonly sections?: () => string
 }
 
 export async function createSite(options: SiteOptions): Promise<Site> {
@@ -135,6 +137,7 @@ ${options.change ?? '# One person may do all here: ask and approve. Not for a si
 
 [limits]
 ${options.limits ?? ''}
+${options.sections?.() ?? ''}
 `
 }
 

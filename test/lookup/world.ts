@@ -8,7 +8,7 @@ import { realHttp } from '../../coordinator/http.ts'
 import { findingOf, missingOf, withLookup } from '../../coordinator/lookup/edge.ts'
 import { readWhole } from '../../coordinator/lookup/file.ts'
 import { type Lookup, createLookup } from '../../coordinator/lookup/lookup.ts'
-import { readSecret } from '../../coordinator/secret.ts'
+import { readSecret } from '../../coordinator/secrets.ts'
 import { type World, createWorld, realClock } from '../api/world.ts'
 import { TOKEN } from './stand-in.ts'
 

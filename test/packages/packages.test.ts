@@ -120,7 +120,7 @@ t.test(
       t.strictSame(packages.control(name)['conffiles']?.trim().split('\n'), below.toSorted())
     }
     const agent = text('etc/smith/agent.toml')
-    const opened = (example: string) => example.replaceAll(/^# (\[\w+\]|\w+ = .*)$/gm, '$1')
+    const opened = (example: string) => example.replaceAll(/^# (\[+[\w.]+\]+|\w+ = .*)$/gm, '$1')
     t.match(checkAgentConfig(agent, 'f'), { coordinator: null, stateDir: '/var/lib/smith', runMode: 'systemd' })
     t.match(checkAgentConfig(opened(agent), 'f'), {
       coordinator: 'https://smith.example:7600',

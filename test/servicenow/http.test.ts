@@ -8,7 +8,7 @@ import t, { type Test } from 'tap'
 import { createClient } from '../../coordinator/change/servicenow/client.ts'
 import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts'
 import { realHttp } from '../../coordinator/http.ts'
-import { readSecret } from '../../coordinator/secret.ts'
+import { readSecret } from '../../coordinator/secrets.ts'
 import { SECRET, StandIn, serveStandIn } from './stand-in.ts'
 import { settingsOf } from './world.ts'
 
@@ -181,5 +181,5 @@ t.test('[SNW-27] a secret that is missing, empty or open to everybody is not use
   writeFileSync(file, 'word\n')
   t.equal(readSecret(file), 'word')
   chmodSync(file, 0o644)
-  t.throws(() => readSecret(file), /open to everybody.*chmod/)
+  t.throws(() => readSecret(file), /others can use it.*chmod/)
 })

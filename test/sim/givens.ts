@@ -10,6 +10,7 @@ export const SETTINGS: Settings = {
   instance: 'sim',
   regions: [],
   clusters: [],
+  trains: [],
   approval: { requesterMayApprove: false, localAdminMayApprove: false },
   schedule: { timezone: 'UTC', windows: [], blackouts: [], runMsExpected: 900_000 },
   limits: {

@@ -59,6 +59,8 @@ export class Ledger implements Judge {
   readonly #halts = new Map<string, Period[]>()
   readonly #evil = new Set<Judged>()
   readonly #lost = new Set<string>()
+  /** An older database has taken the place of the present one. */
+  #isOld = false
   /** What the coordinator knew before it got an older database. */
   readonly #rebootsTold = new Set<string>()
 
@@ -97,7 +99,11 @@ export class Ledger implements Judge {
   // --- what the coordinator sent -------------------------------------------------------------------------------
 
   granted(order: string, granted: Granted): void {
-    if (this.#grants.has(order)) return
+    const before = this.#grants.get(order)
+    // With an older database a grant that never reached its machine may be given anew, with a fence of its own.
+    if (before?.fence === granted.fence) return
+    if (before !== undefined && !this.#isOld)
+      this.violate('SIM-10 fences', `order ${order} was granted with fence ${before.fence} and with ${granted.fence}`)
     this.#grants.set(order, granted)
     this.terms.granted(granted)
   }
@@ -315,6 +321,7 @@ export class Ledger implements Judge {
 
   /** An older database takes the place of the present one, which had these records. */
   databaseLost(logs: ReadonlyMap<string, readonly string[]>): void {
+    this.#isOld = true
     this.terms.forget()
     for (const [order, records] of logs) {
       if (records.at(-1)?.includes('"type":"result"') === true) this.#lost.add(order)

@@ -2,6 +2,7 @@
  * The simulator as a program: replays one seed, shows it, makes its failure smaller, or runs many and says what they
  * met. Every failure is printed with its seed, the commit and the command that replays it.
  */
+import { setImmediate } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { cellsText, neverMet } from './cells.ts'
 import { exhaustAndSay } from './exhausting.ts'
@@ -77,8 +78,13 @@ async function runMany(run: Run, first: number, last: number, failuresMax: numbe
   const cells = new Map<string, number>()
   const all: Outcome['counts'][] = []
   let failures = 0
-  for (let seed = first; seed <= last && failures < failuresMax; seed += 1) {
+  const stop = { isAsked: false }
+  // Whoever ends a long run early still wants to know what it met.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => (stop.isAsked = true))
+  for (let seed = first; seed <= last && failures < failuresMax && !stop.isAsked; seed += 1) {
     const outcome = await run(seed)
+    // A seed is made of ticks alone; signals are heard between two of them.
+    await setImmediate()
     all.push(outcome.counts)
     for (const [cell, count] of outcome.cells) cells.set(cell, (cells.get(cell) ?? 0) + count)
     if (outcome.violations.length === 0) continue

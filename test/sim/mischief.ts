@@ -41,7 +41,7 @@ export class Mischief {
   #hostile: Hostile | null = null
   /** Sessions of machines without power that the present life of the coordinator still shows as connected. */
   readonly #ghosts = new Map<string, { readonly life: unknown; readonly since: number }>()
-  /** Machines that were thrown away; the coordinator may end before it has their successors enrolled. */
+  /** Machines that were thrown away; the coordinator may end, or get an older database, before it has their successors. */
   readonly #thrownAway = new Set<string>()
 
   constructor(world: Scene) {
@@ -298,10 +298,10 @@ export class Mischief {
     const { coordinator, machines, ledger, enrol } = this.#world
     for (const row of coordinator.view()?.all('machines') ?? []) {
       // One that nobody has: its enrolment was answered by a coordinator that ended, or stands in an older database.
-      const isLost = !machines.has(row.id)
+      const isLost = !machines.has(row.id) || this.#thrownAway.has(row.id)
       if (row.state === 'retired' || (row.quarantined === null && !isLost)) continue
       const clone = this.#clones.get(row.id)
-      if (row.quarantined !== null && clone === undefined && !isLost && !this.#isOld && !this.#thrownAway.has(row.id))
+      if (row.quarantined !== null && clone === undefined && !isLost && !this.#isOld)
         ledger.violate('SIM-15 programs', `${row.name} is in quarantine, and has no clone: ${row.quarantined}`)
       const all = [
         ...[...machines.values()].filter((one) => one.name === row.name),

@@ -187,6 +187,12 @@ export class People {
       case 'window':
         this.#cancel(who, view, project)
         return
+      case 'offline':
+        // What never comes back as what it was is left out; for the others it is waited once more.
+        if (stop.lift.startsWith('smith skip') && stop.machine !== null)
+          this.#command(who, { type: 'skip', change, machine: stop.machine, reason: 'gone' })
+        else this.#resume(who, { type: 'resume', change, reason: '' }, project.id)
+        return
       default:
         this.#resume(who, { type: 'resume', change, reason: '' }, project.id)
     }

@@ -6,6 +6,7 @@ import type { Store } from '../../coordinator/ports.ts'
 import { TABLES, type Write } from '../../coordinator/domain/state.ts'
 import type { Test } from 'tap'
 import { compareText } from '../../protocol/natural-order.ts'
+import { ledgerContract } from './ledger/contract.ts'
 import { T0, append, bag, id, instance, line, lineRecord, machine, order, project, put, target, turn } from './rows.ts'
 
 export type StoreUnderTest = {
@@ -30,6 +31,7 @@ export function contract(t: Test, make: Make): void {
   outboxContract(t, make)
   appendContract(t, make)
   lifeContract(t, make)
+  ledgerContract(t, make)
 }
 
 const newestOf = (store: Store) => ({
@@ -386,6 +388,13 @@ function recordContract(t: Test, make: Make): void {
 }
 
 function outboxContract(t: Test, make: Make): void {
+  t.test('[SCD-7] a schedule with its firings is what the turn wrote, after a crash too', async (tt) => {
+    const under = make(tt)
+    const firings = [{ at: T0, by: 'ana', what: 'asked', request: id('r'), reasons: ['\u0000é'] }] as const
+    const row = { name: 'n', id: id('s'), cron: '* * * * *', text: 'x', by: 'ana', createdAt: T0, next: null, firings }
+    await under.open().commit(turn(1, [{ table: 'schedules', key: 'n', row, live: true }]))
+    tt.same([...under.crash().load()], [{ table: 'schedules', key: 'n', row }])
+  })
   t.test(
     '[SNW-32] a call stands in the outbox exactly when its turn is committed, and in its place after a crash',
     async (tt) => {

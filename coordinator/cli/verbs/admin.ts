@@ -7,12 +7,13 @@ import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { type DoctorView, type Role, ROLES } from '../../../protocol/http.ts'
-import type { Client } from '../client.ts'
+import type { Client } from '../../client/client.ts'
 import { type Context, durationOption, machineArgument } from '../context.ts'
-import { CliError, EXIT, type Paint, usageError } from '../failure.ts'
+import { ClientError, EXIT, usageError } from '../../client/failure.ts'
+import type { Paint } from '../../client/failure.ts'
 import { isInteractive } from '../io.ts'
 import { readSecret } from '../prompt.ts'
-import { dayText, shellWord, sizeText, tableLines, visible } from '../text.ts'
+import { dayText, shellWord, sizeText, tableLines, visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 /** So many of the longest names fit into one request. */
@@ -126,7 +127,7 @@ function namesOf(options: EnrolOptions): string[] {
     text = readFileSync(file === '-' ? 0 : file, 'utf8')
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error)
-    throw new CliError(EXIT.refused, `${file} can't be read: ${why}`, 'Name a file with one machine a line.', error)
+    throw new ClientError(EXIT.refused, `${file} can't be read: ${why}`, 'Name a file with one machine a line.', error)
   }
   const names = text
     .split('\n')
@@ -222,7 +223,7 @@ async function backupVerb(context: Context, file: string): Promise<number> {
   const client = context.client()
   const passphrase = await readSecret(context.io, 'passphrase')
   if (isInteractive(context.io) && (await readSecret(context.io, 'the same again')) !== passphrase) {
-    throw new CliError(EXIT.refused, 'the two passphrases differ', 'Nothing was written; try again.')
+    throw new ClientError(EXIT.refused, 'the two passphrases differ', 'Nothing was written; try again.')
   }
   const answer = await client.call('backup', { body: { path: resolve(file), passphrase } })
   if (context.json) await context.outJson(answer)
@@ -238,7 +239,7 @@ async function backupVerb(context: Context, file: string): Promise<number> {
 async function restoreVerb(_context: Context, file: string, options: { stateDir: string }): Promise<number> {
   const command = `smith-coordinator restore ${shellWord(resolve(file))} --state-dir ${shellWord(resolve(options.stateDir))}`
   return Promise.reject(
-    new CliError(
+    new ClientError(
       EXIT.refused,
       "a backup is restored by the coordinator's own program, on its machine, while it is stopped; nothing was done",
       `Type: ${command}`,

@@ -5,10 +5,10 @@
 import type { Command } from 'commander'
 import { MACHINE_NAME_PATTERN } from '../../../protocol/ids.ts'
 import { SHELLS, completionScript } from '../completion.ts'
-import { createClient } from '../client.ts'
+import { createClient } from '../../client/client.ts'
 import { targetsOf } from '../config.ts'
 import type { Context } from '../context.ts'
-import { EXIT, usageError } from '../failure.ts'
+import { EXIT, usageError } from '../../client/failure.ts'
 import { write } from '../io.ts'
 import { type Run, acting, example } from './verb.ts'
 
@@ -31,7 +31,7 @@ export function addCompletion(parent: Command, run: Run): void {
   example(completion, 'source <(smith completion bash)')
   parent
     .command('__complete', { hidden: true })
-    .argument('<kind>', 'machines or changes')
+    .argument('<kind>', 'machines, changes or schedules')
     .action(
       acting(run, async (context, kind: string) => {
         const words = await wordsOf(context, kind)
@@ -48,6 +48,7 @@ async function wordsOf(context: Context, kind: string): Promise<string[]> {
       targets.map(async (target) => {
         const client = createClient(context.io, target)
         if (kind === 'machines') return (await client.call('machines')).machines.map((machine) => machine.name)
+        if (kind === 'schedules') return (await client.call('schedules')).schedules.map(({ name }) => name)
         return (await client.call('projects')).projects.flatMap((project) => project.change ?? [])
       }),
     )

@@ -5,13 +5,13 @@
  */
 import type { Command } from 'commander'
 import type { PlanView } from '../../../protocol/http.ts'
-import type { Client } from '../client.ts'
+import type { Client } from '../../client/client.ts'
 import { type Context, changeArgument, changeOrRequestArgument, machineArgument } from '../context.ts'
-import { CliError, EXIT, usageError } from '../failure.ts'
+import { ClientError, EXIT, usageError } from '../../client/failure.ts'
 import { isInteractive } from '../io.ts'
-import { planLines } from '../plan-text.ts'
+import { planLines } from '../../client/plan-text.ts'
 import { askYes } from '../prompt.ts'
-import { visible } from '../text.ts'
+import { visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 type Reason = { readonly reason?: string }
@@ -159,7 +159,7 @@ async function approveVerb(
 ): Promise<number> {
   const plan: PlanView = await client.call('plan', { params: { change } })
   if (plan.decideAt !== undefined) {
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `${change} is approved where it was raised, not here; nothing was approved`,
       `Open: ${visible(plan.decideAt)}`,
@@ -173,7 +173,7 @@ async function approveVerb(
   }
   if (!context.json) await context.out(planLines(plan, context.paint).join('\n'))
   if (options.digest !== undefined && options.digest !== plan.digest) {
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `the digest of ${change} is ${visible(plan.digest)}, not the one given; nothing was approved`,
       `Look at the plan, then type: smith approve ${change} --digest ${visible(plan.digest)}`,

@@ -4,12 +4,13 @@
  */
 import type { Command } from 'commander'
 import { PIN_PATTERN } from '../../../protocol/pin.ts'
-import { createClient } from '../client.ts'
-import { INSTANCE_PATTERN, configPath, parseUrl, readConfig, tlsTarget, writeConfig } from '../config.ts'
+import { createClient } from '../../client/client.ts'
+import { parseUrl } from '../../client/target.ts'
+import { INSTANCE_PATTERN, configPath, readConfig, tlsTarget, writeConfig } from '../config.ts'
 import type { Context } from '../context.ts'
-import { CliError, EXIT, usageError } from '../failure.ts'
+import { ClientError, EXIT, usageError } from '../../client/failure.ts'
 import { readSecret } from '../prompt.ts'
-import { visible } from '../text.ts'
+import { visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 export function addLogin(parent: Command, run: Run): void {
@@ -36,14 +37,14 @@ async function loginVerb(context: Context, options: { url: string; pin: string }
   const instance = { url: options.url, pin: options.pin, token }
   const who = await createClient(io, tlsTarget(choice.instance ?? 'new', instance, choice.timeoutMs)).call('who')
   if (choice.instance !== undefined && choice.instance !== who.instance) {
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `${options.url} is the instance ${who.instance}, not ${choice.instance}; nothing was written`,
       `Type it with --instance ${visible(who.instance)}, or give the address of ${choice.instance}.`,
     )
   }
   if (!INSTANCE_PATTERN.test(who.instance)) {
-    throw new CliError(EXIT.refused, `${who.instance} is no name of an instance`, 'Ask whoever set it up.')
+    throw new ClientError(EXIT.refused, `${who.instance} is no name of an instance`, 'Ask whoever set it up.')
   }
   writeConfig(path, { ...config, instances: { ...config.instances, [who.instance]: instance } })
   if (context.json) await context.outJson(who)

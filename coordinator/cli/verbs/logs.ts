@@ -7,30 +7,34 @@ import { CHANGE_PATTERN } from '../../../protocol/ids.ts'
 import type { Fact, FeedRow } from '../../../protocol/feed.ts'
 import type { RunRecord } from '../../../protocol/files.ts'
 import type { OrderView } from '../../../protocol/http.ts'
-import type { Client } from '../client.ts'
+import type { Client } from '../../client/client.ts'
 import { type Context, durationOption, machineArgument } from '../context.ts'
-import { CliError, EXIT, usageError } from '../failure.ts'
-import { followFeed } from '../feed-client.ts'
+import { ClientError, EXIT, usageError } from '../../client/failure.ts'
+import { followFeed } from '../../client/feed-client.ts'
 import { follow } from '../follow.ts'
 import { write } from '../io.ts'
-import { type LogSource, bytesOf, createLineMaker, createLogReader } from '../log-reader.ts'
+import { type LogSource, bytesOf, createLineMaker, createLogReader } from '../../client/log-reader.ts'
 import { isClosed } from '../project-follow.ts'
-import { dayText, jsonText, visible } from '../text.ts'
+import { dayText, jsonText, visible } from '../../client/text.ts'
+import { type ServiceOptions, serviceLogVerb } from './service-log.ts'
 import { type Run, acting, example } from './verb.ts'
 
-type LogOptions = { readonly follow?: boolean; readonly since?: string; readonly raw?: boolean }
+type LogOptions = ServiceOptions & { readonly raw?: boolean; readonly service?: boolean }
 const FOLLOW_GAP_MS = 50
 
 export function addLogs(parent: Command, run: Run): void {
   const logs = parent
     .command('logs')
-    .description('what the runs of a change or of a machine printed')
-    .argument('<change-or-machine>', 'the number of a change, or the name of a machine')
+    .description('what the runs of a change or of a machine printed, or what the coordinator itself did (--service)')
+    .argument('[change-or-machine]', 'the number of a change, or the name of a machine')
     .option('--follow', 'stay and show what comes; ends with the project')
     .option('--since <duration>', 'only what is younger than 90s, 1h, 2d, ...')
     .option('--raw', 'the very bytes and nothing else; only into a file or a pipe')
+    .option('--service', 'what the coordinator itself did, the newest of it')
+    .option('--change <change>', 'with --service: only what belongs to this change')
+    .option('--machine <machine>', 'with --service: only what belongs to this machine')
     .action(acting(run, logsVerb))
-  example(logs, 'smith logs CHG0268453 --follow', 'smith logs prod-dal10-carrier3-worker-11 --since 1h')
+  example(logs, 'smith logs CHG0268453 --follow', 'smith logs --service --since 1h --change CHG0268453')
 
   const feed = parent
     .command('feed')
@@ -40,7 +44,20 @@ export function addLogs(parent: Command, run: Run): void {
   example(feed, 'smith feed', 'smith feed --since 0 --json')
 }
 
-async function logsVerb(context: Context, what: string, options: LogOptions): Promise<number> {
+async function logsVerb(context: Context, what: string | undefined, options: LogOptions): Promise<number> {
+  const isService = options.service === true
+  if (isService === (what !== undefined) || (isService && options.raw === true)) {
+    throw usageError(
+      'give either a change or machine, or --service without --raw',
+      'Type: smith logs CHG0268453, or: smith logs --service --change CHG0268453',
+    )
+  }
+  if (!isService && (options.change ?? options.machine) !== undefined)
+    throw usageError('--change and --machine go with --service', 'Type: smith logs --service --change CHG0268453')
+  return what === undefined ? serviceLogVerb(context, options) : runLogs(context, what, options)
+}
+
+async function runLogs(context: Context, what: string, options: LogOptions): Promise<number> {
   if (options.raw === true && context.io.stdout.isTTY) {
     throw usageError(
       '--raw would let packages write to your terminal',
@@ -118,7 +135,7 @@ async function feedVerb(context: Context, options: { since?: string }): Promise<
   const client = context.client()
   const who = await client.call('who')
   if (since !== null && since > who.rev) {
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `revision ${since} is not reached yet: the newest is ${who.rev}`,
       'Leave --since out to begin with what comes now.',

@@ -6,15 +6,17 @@
 import type { Command } from 'commander'
 import { RefusedError } from '../../../protocol/errors.ts'
 import type { RequestView } from '../../../protocol/http.ts'
-import type { Client } from '../client.ts'
+import type { Client } from '../../client/client.ts'
 import type { Context } from '../context.ts'
-import { CliError, EXIT, isUnreachable, usageError } from '../failure.ts'
-import { isInteractive, wait } from '../io.ts'
+import { ClientError, EXIT, isUnreachable, usageError } from '../../client/failure.ts'
+import { locate } from '../../client/locate.ts'
+import { wait } from '../../client/target.ts'
+import { isInteractive } from '../io.ts'
 import { createLive } from '../live.ts'
-import { planLines } from '../plan-text.ts'
+import { planLines } from '../../client/plan-text.ts'
 import { followProject, isClosed, isFullSuccess } from '../project-follow.ts'
 import { askYes } from '../prompt.ts'
-import { countText, shellWord, visible } from '../text.ts'
+import { countText, shellWord, visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 const POLL_MS = 100
@@ -69,15 +71,43 @@ function textOf(words: readonly string[]): string {
   throw usageError('the request is missing', "Type: smith patch 'prod machines: MACHINE outage:0'")
 }
 
+/** Of several instances the one that has the machines which are named, where none is chosen. */
+async function clientFor(context: Context, text: string): Promise<Client | null> {
+  const located = await locate(context.candidates(), text)
+  switch (located.kind) {
+    case 'one':
+      return located.client
+    case 'none':
+      await context.outRefusals(located.refusals, null)
+      return null
+    case 'several': {
+      const where = located.byInstance.map(({ name, words }) => `${name}: ${words.join(' ')}`).join('; ')
+      throw new ClientError(
+        EXIT.refused,
+        `these machines are on several instances, and a request is for one (${visible(where)})`,
+        'Ask for each by itself, or name one with --instance NAME.',
+      )
+    }
+    case 'out-of-reach':
+      throw new ClientError(
+        EXIT.unreachable,
+        `${located.name} can't say whether it has these machines: ${located.why}`,
+        'Try again, or name the instance that is meant with --instance NAME.',
+      )
+  }
+}
+
 async function planVerb(context: Context, text: string): Promise<number> {
-  const view = await preview(context, context.client(), text)
+  const client = await clientFor(context, text)
+  const view = client === null ? null : await preview(context, client, text)
   if (view === null) return EXIT.refused
   if (context.json) await context.outJson(view)
   return EXIT.done
 }
 
 async function patchVerb(context: Context, text: string, options: { yes?: boolean; wait?: boolean }): Promise<number> {
-  const client = context.client()
+  const client = await clientFor(context, text)
+  if (client === null) return EXIT.refused
   const previewed = await preview(context, client, text)
   if (previewed === null) return EXIT.refused
   const machines = previewed.plan?.machines.length ?? previewed.total
@@ -92,7 +122,7 @@ async function patchVerb(context: Context, text: string, options: { yes?: boolea
   if (await isRefused(context, raised, text)) return EXIT.refused
   const { change } = raised
   if (change === null) {
-    throw new CliError(EXIT.refused, `the request ended ${raised.state} without a change`, 'Look with: smith status')
+    throw new ClientError(EXIT.refused, `the request ended ${raised.state} without a change`, 'Look with: smith status')
   }
   await sayDrift(context, previewed, raised)
   if (!context.json) await context.out(`${change} raised for ${countText(machines, 'machine')}.`)
@@ -143,7 +173,7 @@ async function request(context: Context, client: Client, body: Asked): Promise<R
       live?.draw([{ text: progressText(view) }])
       await wait(io, pauseMs)
       if (context.signal.aborted) {
-        throw new CliError(
+        throw new ClientError(
           EXIT.refused,
           'interrupted; the coordinator goes on with the request',
           `Look with: smith status, or give it up with: smith cancel ${view.request}`,

@@ -4,12 +4,12 @@
  */
 import type { Command } from 'commander'
 import type { ProjectList } from '../../../protocol/http.ts'
-import { type Client } from '../client.ts'
+import { type Client } from '../../client/client.ts'
 import { type Context, changeArgument } from '../context.ts'
-import { EXIT, failureOf, isNotFound, isUnreachable, usageError } from '../failure.ts'
+import { EXIT, failureOf, isNotFound, isUnreachable, usageError } from '../../client/failure.ts'
 import { columnsOf } from '../io.ts'
 import { machineLines, missingLines, projectListLines, statusLines } from '../status-text.ts'
-import { fit } from '../text.ts'
+import { fit } from '../../client/text.ts'
 import { waitFor } from './patch.ts'
 import { type Run, acting, example } from './verb.ts'
 

@@ -10,9 +10,8 @@ import { RefusedError, unreachable } from '../../protocol/errors.ts'
 import { FEED_SUBPROTOCOL, type FeedRow, feedFrameSchema } from '../../protocol/feed.ts'
 import { problemSchema } from '../../protocol/http.ts'
 import { USER_AGENT, authorizationOf, connectionFailure, hostOf, openConnection } from './client.ts'
-import type { Target } from './config.ts'
-import { CliError, EXIT } from './failure.ts'
-import { type Io, wait } from './io.ts'
+import { ClientError, EXIT } from './failure.ts'
+import { type Target, type Timers, wait } from './target.ts'
 
 const FRAME_BYTES_MAX = 16 * 1024 * 1024
 const PING_MS = 15_000
@@ -36,7 +35,7 @@ type End = { readonly fatal: Error | null; readonly why: string; readonly greete
 
 /** Runs until `signal` is aborted; rejects only when trying again is no use. */
 export async function followFeed(
-  io: Io,
+  timers: Timers,
   target: Target,
   from: { readonly epoch: string; readonly since: number },
   events: FeedEvents,
@@ -45,19 +44,19 @@ export async function followFeed(
   const position: Position = { epoch: from.epoch, rev: from.since, exact: true }
   let failures = 0
   while (!signal.aborted) {
-    const end = await connectOnce(io, target, position, events, signal)
+    const end = await connectOnce(timers, target, position, events, signal)
     if (signal.aborted) return
     if (end.fatal !== null) throw end.fatal
     events.onLost(end.why)
     failures = end.greeted ? 0 : failures + 1
     const bound = Math.min(BACK_OFF_MS_MAX, BACK_OFF_MS * 2 ** Math.min(failures, 10))
     // Full jitter: after a restart of the coordinator not everybody comes back at once.
-    await Promise.race([wait(io, io.randomBelow(bound) + 20), aborted(signal)])
+    await Promise.race([wait(timers, timers.randomBelow(bound) + 20), aborted(signal)])
   }
 }
 
 async function connectOnce(
-  io: Io,
+  timers: Timers,
   target: Target,
   position: Position,
   events: FeedEvents,
@@ -88,14 +87,14 @@ async function connectOnce(
   const stop = () => socket.terminate()
   signal.addEventListener('abort', stop)
   try {
-    return await listen(io, socket, position, events)
+    return await listen(timers, socket, position, events)
   } finally {
     signal.removeEventListener('abort', stop)
     opened.destroy()
   }
 }
 
-function listen(io: Io, socket: WebSocket, position: Position, events: FeedEvents): Promise<End> {
+function listen(timers: Timers, socket: WebSocket, position: Position, events: FeedEvents): Promise<End> {
   return new Promise((resolve) => {
     let greeted = false
     let heard = true
@@ -109,7 +108,7 @@ function listen(io: Io, socket: WebSocket, position: Position, events: FeedEvent
       socket.terminate()
     }
     const ping = (silentMs: number) => {
-      cancelPing = io.after(PING_MS, () => {
+      cancelPing = timers.after(PING_MS, () => {
         const silence = heard ? 0 : silentMs + PING_MS
         heard = false
         if (silence >= SILENCE_MS_MAX) {
@@ -195,8 +194,8 @@ async function take(text: string, position: Position, events: FeedEvents): Promi
   }
 }
 
-function notUnderstood(where: string, cause?: unknown): CliError {
-  return new CliError(
+function notUnderstood(where: string, cause?: unknown): ClientError {
+  return new ClientError(
     EXIT.refused,
     `the feed sent a frame that this smith does not understand (${where})`,
     'Use the smith of the same version as the coordinator.',
@@ -214,21 +213,21 @@ async function refusedHandshake(response: IncomingMessage): Promise<{ fatal: Err
     if (status >= 500 || status === 429) return { fatal: null, why }
     const problem = v.safeParse(problemSchema, JSON.parse(Buffer.concat(chunks).toString('utf8')))
     const first = problem.success ? problem.output.refusals[0] : undefined
-    if (first !== undefined) return { fatal: new CliError(EXIT.refused, first.message, first.remedy), why }
+    if (first !== undefined) return { fatal: new ClientError(EXIT.refused, first.message, first.remedy), why }
   } catch (error) {
     if (!(error instanceof SyntaxError)) return { fatal: null, why }
   }
-  return { fatal: new CliError(EXIT.refused, `${why} to the feed`, 'Compare the versions of both sides.'), why }
+  return { fatal: new ClientError(EXIT.refused, `${why} to the feed`, 'Compare the versions of both sides.'), why }
 }
 
 /** Close codes that say that coming back is no use (protocol/errors.ts, CLOSE_CODES). */
 function closeError(code: number, reason: string): Error | null {
   const said = reason === '' ? '' : `: ${reason}`
   if (code === 4401 || code === 4403) {
-    return new CliError(EXIT.refused, `the coordinator ended the feed${said}`, 'Log in again with: smith login')
+    return new ClientError(EXIT.refused, `the coordinator ended the feed${said}`, 'Log in again with: smith login')
   }
   if (code === 4400 || code === 4406) {
-    return new CliError(
+    return new ClientError(
       EXIT.refused,
       `the coordinator did not understand${said}`,
       'Use the smith of the same version as the coordinator.',

@@ -1,6 +1,6 @@
 /**
  * One call of the HTTP interface: over a pinned TLS connection or the admin socket, by the names of ROUTES, both
- * ways checked with their schemas. Called by every verb. The invariants: nothing is repeated that could be done
+ * ways checked with their schemas. Called by every verb, and by the bot. The invariants: nothing is repeated that could be done
  * twice, and an answer that was lost is said to be lost, never taken for a refusal.
  */
 import { type IncomingMessage, request } from 'node:http'
@@ -8,11 +8,10 @@ import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import * as v from 'valibot'
 import { RefusedError } from '../../protocol/errors.ts'
-import { ROUTES, type RouteName, problemSchema } from '../../protocol/http.ts'
+import { PERSON_HEADER, ROUTES, type RouteName, problemSchema } from '../../protocol/http.ts'
 import { connectPinned } from '../../protocol/pin.ts'
-import type { Target } from './config.ts'
-import { CliError, EXIT, usageError } from './failure.ts'
-import { type Io, wait } from './io.ts'
+import { ClientError, EXIT, usageError } from './failure.ts'
+import { type Target, type Timers, wait } from './target.ts'
 import { spanText } from './text.ts'
 
 const ANSWER_BYTES_MAX = 256 * 1024 * 1024
@@ -40,12 +39,12 @@ type Exchange = { readonly status: number; readonly retryAfterMs: number | null;
 /** `sent` is true when the coordinator may have got the request. */
 type Lost = { readonly lost: string; readonly sent: boolean; readonly remedy: string | null }
 
-export function createClient(io: Io, target: Target): Client {
-  return { target, call: (name, input) => callRoute(io, target, name, input ?? {}) }
+export function createClient(timers: Pick<Timers, 'after'>, target: Target): Client {
+  return { target, call: (name, input) => callRoute(timers, target, name, input ?? {}) }
 }
 
 async function callRoute<Name extends RouteName>(
-  io: Io,
+  timers: Pick<Timers, 'after'>,
   target: Target,
   name: Name,
   input: Input<Name>,
@@ -64,7 +63,7 @@ async function callRoute<Name extends RouteName>(
     }
     const waitMs = exchange.status === 429 || (exchange.status === 503 && repeatable) ? exchange.retryAfterMs : null
     if (waitMs !== null && waitMs <= RETRY_AFTER_MS_MAX && tries < TRIES_MAX) {
-      await wait(io, waitMs)
+      await wait(timers, waitMs)
       continue
     }
     return answerOf(target, route.answer as v.GenericSchema<unknown, Answer<Name>>, exchange)
@@ -86,7 +85,7 @@ function checkedBody(schema: v.GenericSchema, body: unknown): unknown {
   throw usageError(`${v.getDotPath(issue) ?? 'the request'} can't be sent: ${issue.message}`, 'Correct the value.')
 }
 
-/** A connection on which HTTP can be spoken. Rejects with a CliError (out of reach) or a RefusedError (wrong key). */
+/** A connection on which HTTP can be spoken. Rejects with a ClientError (out of reach) or a RefusedError (wrong key). */
 export async function openConnection(target: Target): Promise<Duplex> {
   const { reach } = target
   if (reach.kind === 'tls') {
@@ -104,7 +103,8 @@ export async function openConnection(target: Target): Promise<Duplex> {
 }
 
 export function authorizationOf(target: Target): Record<string, string> {
-  return target.reach.kind === 'tls' ? { authorization: `Bearer ${target.reach.token}` } : {}
+  const person = target.person === undefined ? {} : { [PERSON_HEADER]: target.person }
+  return target.reach.kind === 'tls' ? { authorization: `Bearer ${target.reach.token}`, ...person } : {}
 }
 
 export function hostOf(target: Target): string {
@@ -114,12 +114,12 @@ export function hostOf(target: Target): string {
 }
 
 /** What a failed connection is to a person: out of reach, but for a key that is not the pinned one. */
-export function connectionFailure(target: Target, error: unknown): CliError {
+export function connectionFailure(target: Target, error: unknown): ClientError {
   const refusal = error instanceof RefusedError ? error.refusals[0] : undefined
-  if (refusal !== undefined) return new CliError(EXIT.unreachable, refusal.message, refusal.remedy, error)
+  if (refusal !== undefined) return new ClientError(EXIT.unreachable, refusal.message, refusal.remedy, error)
   const why = error instanceof Error ? error.message : String(error)
   const at = target.reach.kind === 'socket' ? `the admin socket ${target.reach.path}` : hostOf(target)
-  return new CliError(
+  return new ClientError(
     EXIT.unreachable,
     `the coordinator at ${at} is out of reach: ${why}`,
     target.reach.kind === 'socket'
@@ -192,15 +192,15 @@ function retryAfterOf(response: IncomingMessage): number | null {
   return text !== undefined && /^\d{1,6}$/.test(text) ? Number(text) * 1000 : null
 }
 
-function lostError(target: Target, lost: Lost, repeatable: boolean): CliError {
+function lostError(target: Target, lost: Lost, repeatable: boolean): ClientError {
   if (!lost.sent || repeatable) {
-    return new CliError(
+    return new ClientError(
       EXIT.unreachable,
       lost.lost,
       lost.remedy ?? `Check that the coordinator of ${target.name} runs, and try again.`,
     )
   }
-  return new CliError(
+  return new ClientError(
     EXIT.unreachable,
     `${lost.lost}; whether it was done is not known`,
     'Look first, with: smith status',
@@ -215,7 +215,7 @@ function answerOf<T>(target: Target, schema: v.GenericSchema<unknown, T>, exchan
       throw new RefusedError(problem.output.refusals.map(plainRefusal))
     }
     const again = exchange.retryAfterMs === null ? '' : ` in ${spanText(exchange.retryAfterMs)}`
-    throw new CliError(
+    throw new ClientError(
       EXIT.refused,
       `the coordinator of ${target.name} answered ${exchange.status} without saying why`,
       exchange.status >= 500 ? `Try again${again}, and look at its own log.` : 'Compare the versions of both sides.',
@@ -228,7 +228,7 @@ function answerOf<T>(target: Target, schema: v.GenericSchema<unknown, T>, exchan
     !answer.success && answer.issues.every((issue) => issue.type === 'strict_object' && issue.expected === 'never')
   if (exchange.status === 200 && saysMore) return value as T
   const where = answer.success ? `status ${exchange.status}` : (v.getDotPath(answer.issues[0]) ?? 'the whole')
-  throw new CliError(
+  throw new ClientError(
     EXIT.refused,
     `the answer of ${target.name} is not one that this smith understands (${where})`,
     'Use the smith of the same version as the coordinator.',

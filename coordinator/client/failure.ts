@@ -1,5 +1,5 @@
 /**
- * How a verb ends when it can't do what was asked, and how that is shown: exit status 0 done, 1 refused or failed,
+ * How a client ends when it can't do what was asked, and how that is shown: exit status 0 done, 1 refused or failed,
  * 2 usage, 3 coordinator out of reach; on stderr one line what and one line what to do. Thrown anywhere in the
  * CLI, caught once, in program.ts.
  */
@@ -12,23 +12,23 @@ export type ExitStatus = (typeof EXIT)[keyof typeof EXIT]
 export type ShownRefusal = v.InferOutput<typeof refusalSchema>
 
 /** An end with a status of its own; refusals of the coordinator travel as RefusedError. */
-export class CliError extends Error {
+export class ClientError extends Error {
   readonly status: ExitStatus
   readonly remedy: string
   constructor(status: ExitStatus, what: string, remedy: string, cause?: unknown) {
     super(what, cause === undefined ? undefined : { cause })
-    this.name = 'CliError'
+    this.name = 'ClientError'
     this.status = status
     this.remedy = remedy
   }
 }
 
-export function usageError(what: string, remedy: string): CliError {
-  return new CliError(EXIT.usage, what, remedy)
+export function usageError(what: string, remedy: string): ClientError {
+  return new ClientError(EXIT.usage, what, remedy)
 }
 
-export function isUnreachable(error: unknown): error is CliError {
-  return error instanceof CliError && error.status === EXIT.unreachable
+export function isUnreachable(error: unknown): error is ClientError {
+  return error instanceof ClientError && error.status === EXIT.unreachable
 }
 
 /** True when the coordinator said that it doesn't know what was asked for. */
@@ -68,7 +68,7 @@ export function failureOf(
     return { status: EXIT.refused, lines: error.refusals.flatMap((refusal) => refusalLines(refusal, view)) }
   }
   const what = error instanceof Error ? error.message : String(error)
-  const known = error instanceof CliError
+  const known = error instanceof ClientError
   const remedy = known ? error.remedy : 'This is a defect of smith: report it with the command that you typed.'
   const lines = [`${view.paint.bad('error:')} ${visible(what)}`, `   ${view.paint.strong('do:')} ${visible(remedy)}`]
   return { status: known ? error.status : EXIT.refused, lines }
