@@ -163,7 +163,7 @@ t.test(
     t.match(odd, /a character that no token has/)
     t.notMatch(odd, /lines/)
     chmodSync(file, 0o604)
-    t.match(await listed(`${list}token_file = "${file}"`), /can't be asked: .*open to everybody.*see lookup.token_file/)
+    t.match(await listed(`${list}token_file = "${file}"`), /can't be asked: .*others can use it.*see lookup.token_file/)
     t.equal(standIn.keys.length, 5)
   },
 )
