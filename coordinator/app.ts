@@ -94,10 +94,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     tools,
     settings: config.settings,
     log,
-    outbound: {
-      toAgent: (send) => sessions.send(send),
-      toChange: (call) => provider.toChange(call),
-    },
+    outbound: { toAgent: (send) => sessions.send(send), toChange: (call) => provider.toChange(call) },
     ...stepsOf(config),
     onFatal: (error) => {
       notReady = `the coordinator failed: ${error.message}`

@@ -1,13 +1,16 @@
 /** The bodies of the HTTP interface under `/api/v1`; OpenAPI is generated from these schemas. */
 import * as v from 'valibot'
-import { enrolAnswerSchema, enrolRequestSchema, factsSchema } from './agent.ts'
+import { enrolAnswerSchema, enrolRequestSchema } from './agent.ts'
 import { refusalSchema } from './errors.ts'
 import { recordSchema } from './files.ts'
 import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
+import { machineListSchema, missingViewSchema } from './machine-views.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
 import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
 import { serviceLogSchema } from './service-log.ts'
 import { statusSchema } from './status.ts'
+
+export type { MachineView, MissingView } from './machine-views.ts'
 
 export const REQUEST_TEXT_MAX = 16_384
 /** A `bot` looks at everything and gives no command of its own: it acts for a person, whom PERSON_HEADER names. */
@@ -102,34 +105,6 @@ export const projectListSchema = v.strictObject({
   troubles: v.optional(v.array(v.string())),
 })
 export type ProjectList = v.InferOutput<typeof projectListSchema>
-
-export const machineViewSchema = v.strictObject({
-  id: idSchema,
-  name: v.string(),
-  online: v.boolean(),
-  since: v.nullable(instantSchema),
-  address: v.nullable(v.string()),
-  cluster: v.string(),
-  region: v.nullable(v.string()),
-  facts: v.nullable(factsSchema),
-  builds: v.array(v.string()),
-  template: v.boolean(),
-  impediment: v.nullable(refusalSchema),
-  quarantined: v.nullable(v.string()),
-  project: v.nullable(v.string()),
-  lastPatchedAt: v.nullable(instantSchema),
-  rebootPending: v.boolean(),
-})
-export type MachineView = v.InferOutput<typeof machineViewSchema>
-/** `source` is null where what is enrolled is what there is. */
-export const missingViewSchema = v.strictObject({
-  source: v.nullable(v.string()),
-  at: instantSchema,
-  notEnrolled: v.array(v.strictObject({ name: v.string(), addresses: v.array(v.string()), id: v.string() })),
-  notKnown: v.array(v.string()),
-})
-export type MissingView = v.InferOutput<typeof missingViewSchema>
-export const machineListSchema = v.strictObject({ machines: v.array(machineViewSchema) })
 
 export const orderViewSchema = v.strictObject({
   order: idSchema,

@@ -461,9 +461,7 @@ function lifeContract(t: Test, make: Make): void {
     for (const rev of [1, 2, 3]) await store.commit(turn(rev, [put.order(order(`o${rev}`))], [append('o', rev, 1)]))
     tt.throws(() => store.commit(turn(4, [put.order(order('o4'))], [append('o', 9, 1)])))
     const after = under.crash()
-    tt.equal(after.rev(), 3)
-    tt.equal(after.lastAt(), T0 + 3)
-    tt.equal(after.epoch, store.epoch)
+    tt.same([after.rev(), after.lastAt(), after.epoch], [3, T0 + 3, store.epoch])
     tt.equal(after.records({ order: id('o'), after: 0, limit: 10 }).length, 3)
     tt.equal([...after.load()].length, 3)
     tt.same(
@@ -492,9 +490,8 @@ function lifeContract(t: Test, make: Make): void {
     await store.commit(turn(2, [put.machine(machine('b'))]))
     await tt.rejects(async () => store.backup(`${under.folder}/copy`))
     const copy = under.openBackup(`${under.folder}/copy`)
-    tt.equal(copy.rev(), 1)
-    tt.equal(copy.epoch, store.epoch)
-    tt.equal(copy.records({ order: id('o'), after: 0, limit: 1000 }).length, 300)
+    const count = copy.records({ order: id('o'), after: 0, limit: 1000 }).length
+    tt.same([copy.rev(), copy.epoch, count], [1, store.epoch, 300])
     tt.same(copy.get('machines', id('a')), machine('a'))
     await copy.commit(turn(2, [put.machine(machine('c'))]))
     tt.equal(store.rev(), 2)
