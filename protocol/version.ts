@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '0c16065ee3839829925ab423c3eba27112fa31f129ee10aa21eef62e160f2297',
+    hash: '90b38f77d1f590a8ebbab82f1169f602ac9ef050a4fda8c117734a463bc4446d',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]
