@@ -3,7 +3,7 @@
  * tests, the demo and real test hosts. A publication is atomic per suite: `dists/<suite>` is a symlink that a rename
  * moves on, and index files of earlier publications stay under by-hash for a client that is still reading them.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import {
   copyFile,
   cp,
@@ -100,8 +100,10 @@ async function publishSuite(dir: string, archiveKey: SigningKey, options: Publis
   for (const built of options.packages) {
     const to = join(dir, poolPath(built, component))
     await mkdir(dirname(to), { recursive: true })
-    await copyFile(built.path, `${to}.new`)
-    await rename(`${to}.new`, to)
+    // Two suites may be published with one package at the same time.
+    const fresh = `${to}.${randomUUID()}`
+    await copyFile(built.path, fresh)
+    await rename(fresh, to)
   }
   const packages = options.packages.map((built) => packageParagraph(built, poolPath(built, component))).join('\n')
   const { folder, number } = await nextPublication(dir, options.suite)
