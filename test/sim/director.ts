@@ -130,7 +130,10 @@ export class Director {
     if (command.type === 'resolve') {
       // A person looks at the machine first: an order that is still at it is never called ended.
       const machine = [...machines.values()].find((one) => one.name === command.machine)
-      if (machine?.recordsOf(project.active ?? '').at(-1)?.type !== 'result') return
+      const order = project.active ?? ''
+      const isOver = machine?.recordsOf(order).at(-1)?.type === 'result'
+      const isNowhere = machine?.isUp === true && !machine.ordersInHand().includes(order)
+      if (!isOver && !isNowhere) return
     }
     this.#decide(REQUESTER, command, project)
   }
