@@ -220,9 +220,13 @@ function settleFailure(draft: Draft, project: string, index: number): void {
   releaseMachine(draft, target, {})
 }
 
-/** Calls a grant back that was not claimed yet. Only the machine can say which of the two came first. */
+/**
+ * Calls a grant back that was not claimed yet. Only the machine can say which of the two came first: whoever is in
+ * reach of an unknown order does not have it (UNK-8), and its void would free the line of another holder at work.
+ */
 export function callBack(draft: Draft, order: Order): void {
   draft.put('orders', order.id, { ...order, revoking: true })
+  if (order.state === 'unknown') return
   draft.send({ to: 'agent', machine: order.machine, frame: { t: 'revoke', order: order.id } })
 }
 

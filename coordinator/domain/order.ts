@@ -66,7 +66,6 @@ export function grantPayloadOf(project: Project, order: Order, target: Target): 
   }
 }
 
-/** True while the order is anywhere between granted and finished and known. */
 /**
  * Why the machine of this session, which does not have the order in hand, can't simply be given it again: another
  * holder of the same disk may have it. Null when the grant can only have been lost on its way.
@@ -81,6 +80,7 @@ export function lossOf(order: Order, session: Session): string | null {
     : `${order.name} was started anew and does not have the grant that was on its way; it was lost, or this is a copy of it`
 }
 
+/** True while the order is anywhere between granted and finished and known. */
 export function isActive(order: Order): boolean {
   return order.state === 'granted' || order.state === 'running' || order.state === 'unknown'
 }

@@ -254,6 +254,29 @@ t.test('[UNK-8] a grant is sent again only to the boot that it was sent to, and 
   }
 })
 
+t.test('[UNK-8] a grant that another holder may have is not called back from who does not have it', async (t) => {
+  for (const isThere of [true, false]) {
+    const world = await world3()
+    const change = await world.begin(ALL)
+    const agent = world.agent(W1)
+    const { order, fence } = agent.grant()
+    await agent.say({ t: 'granted', order, fence })
+    await agent.cut()
+    await world.later(700_000)
+    if (isThere) await agent.connect()
+    t.match(await world.steer('cancel', change), { ok: true })
+    if (!isThere) await agent.connect()
+    t.equal(agent.revokes().length, 0, 'its void would free the line of the one that has it')
+    t.match(world.json(change).stop, { code: 'unknown', lift: /smith resolve/ })
+    await agent.cut()
+    agent.inHand('inbox')
+    await agent.connect()
+    t.equal(agent.revokes().length, 1, 'the one that has it gives it back')
+    await agent.say({ t: 'records', order, records: [resultRecord(1, 'void')] })
+    t.match(world.brief(change), /^cancelled/)
+  }
+})
+
 t.test('[UNK-5] a reboot may take the outage that was declared, and no longer', async (t) => {
   const world = await world3()
   const change = await world.begin(`prod machines: ${W1} outage:15`)
