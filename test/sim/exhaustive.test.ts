@@ -25,7 +25,11 @@ t.test('[EXH-1] each golden scenario ends as its plot says, and nothing that peo
     }
     const { violations, refused, calls } = await play(runSeed, SCENARIOS[name], null, { watch: { staged } })
     t.strictSame([violations, refused], [[], []], name)
-    t.ok(calls.length > 0 && calls.every(({ call }) => call >= 0), `${name} has points`)
+    for (const kind of ['coordinator', 'agent', 'runner'] as const)
+      t.ok(
+        calls.some(({ actor, call }) => actor.kind === kind && call > 0),
+        `${name}: the calls of the ${kind} are counted`,
+      )
   }
   t.equal(isDetached.size, 2, 'runners of both kinds, a unit and detached, are met')
 })
