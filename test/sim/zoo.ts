@@ -138,7 +138,7 @@ export const ZOO = {
   ]),
   'a lost grant is neither sent again nor called back': bug(
     'SIM-14',
-    13,
+    24,
     [
       NEWS,
       "  draft.send({ to: 'agent', machine: order.machine, grant: grantPayloadOf(project, order, target) })\n}",
