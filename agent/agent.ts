@@ -312,9 +312,10 @@ function onGrant(s: State, frame: Extract<WorkFrame, { t: 'grant' }>): void {
     log.error({ order: frame.order, problem: dropped.problem }, 'a grant was not taken')
     return
   }
-  log.info({ order: frame.order, fence: dropped.fence }, 'grant received')
+  const { fence, isKept } = dropped
+  log.info({ order: frame.order, fence }, isKept ? 'grant received' : 'grant received after its revoke; it is not kept')
   s.shipping.expect(frame.order)
-  s.connection.send({ t: 'granted', order: frame.order, fence: dropped.fence })
+  if (isKept) s.connection.send({ t: 'granted', order: frame.order, fence })
   s.keeper.hurry()
   schedule(s, 0)
 }

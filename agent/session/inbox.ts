@@ -13,7 +13,8 @@ import { payloadOf } from './evidence.ts'
 
 const ENTRY_MODE = 0o640
 
-export type Dropped = { readonly fence: number } | { readonly problem: string }
+/** A grant that its revoke came before is not kept: it will be void. */
+export type Dropped = { readonly fence: number; readonly isKept: boolean } | { readonly problem: string }
 
 /** Keeps a grant for the runner; a repeated one is as good as the first. */
 export function dropGrant(
@@ -27,18 +28,24 @@ export function dropGrant(
   if (payload.machine !== machine) return { problem: `it is for machine ${payload.machine}` }
   if (payload.order !== frame.order) return { problem: `it is for order ${payload.order}` }
   // Whatever trace there is, the grant or its revocation has arrived before, and the runner decides by its own files.
-  if (evidenceOf(disk, layout, frame.order) === null) {
-    put(disk, layout, grantEntryName(frame.order), { type: 'grant', grant: frame.grant })
-  }
-  return { fence: payload.fence }
+  const evidence = evidenceOf(disk, layout, frame.order)
+  if (evidence === null) put(disk, layout, grantEntryName(frame.order), { type: 'grant', grant: frame.grant })
+  // Whoever put it there may have ended before its name was safe.
+  else if (evidence === 'inbox') disk.fsync(layout.inbox)
+  const isKept = evidence !== 'inbox' || isWaiting(disk, layout, grantEntryName(frame.order))
+  return { fence: payload.fence, isKept }
 }
 
 /** Keeps a revoke for the runner, unless it took one before or the grant's fate is known. */
 export function dropRevoke(disk: Disk, layout: Layout, order: string): void {
   const name = revokeEntryName(order)
-  const isThere = [layout.inbox, layout.taken].some((folder) => disk.factsOf(join(folder, name)) !== null)
-  if (isThere || disk.factsOf(orderLayoutOf(layout, order).fate) !== null) return
+  if (isWaiting(disk, layout, name) || disk.factsOf(orderLayoutOf(layout, order).fate) !== null) return
   put(disk, layout, name, { type: 'revoke', order })
+}
+
+/** In the inbox, or taken out of it and not yet settled. */
+function isWaiting(disk: Disk, layout: Layout, name: string): boolean {
+  return [layout.inbox, layout.taken].some((folder) => disk.factsOf(join(folder, name)) !== null)
 }
 
 function put(disk: Disk, layout: Layout, name: string, entry: InboxEntry): void {

@@ -298,6 +298,8 @@ function inHandOf(s: State, tail: Tail): OrderInHand | undefined {
     refresh(s, tail)
     const evidence = cautiousEvidence(s.ports.disk, s.ports.layout, s.ports.log, tail.order)
     if (evidence === null) return undefined
+    // A name in there may be of an agent that ended before it was safe.
+    if (evidence === 'inbox') s.ports.disk.fsync(s.ports.layout.inbox)
     if (evidence === 'refused') tail.isRefusalTold = true
     const fence = guard(s.ports.log, 'reading the fence of an order', { order: tail.order }, () =>
       fenceOf(s.ports.disk, s.ports.layout, tail.order),

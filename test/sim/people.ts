@@ -217,7 +217,10 @@ export class People {
     const holders = order === undefined ? [] : this.#world.holdersOf(order.machine)
     // It has ended there, or nothing of it is on any machine that bears the name, should there be one at all.
     const isOver = holders.some((one) => one.recordsOf(order?.id ?? '').at(-1)?.type === 'result')
-    const isNowhere = holders.every((one) => one.isUp && !one.ordersInHand().includes(order?.id ?? ''))
+    // What an evil half leaves in its inbox only looks like a grant; a claim is the root half's.
+    const isAtIt = (one: Machine, id: string) =>
+      this.#world.ledger.isEvil(one) ? one.hasClaim(id) : one.ordersInHand().includes(id)
+    const isNowhere = holders.every((one) => one.isUp && !isAtIt(one, order?.id ?? ''))
     if (order === undefined || !(isOver || isNowhere)) return
     const as = this.#world.dice.chance(0.5) ? 'failed' : 'succeeded'
     this.#command(

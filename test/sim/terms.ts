@@ -32,6 +32,8 @@ export type Grant = {
 type Progress = {
   /** The highest phase of which a grant was sent. */
   phase: number
+  /** The highest phase of which a grant was sent before an older database took the place of the present one. */
+  readonly forgotten: number
   readonly granted: Set<string>
   readonly retried: Set<string>
   readonly ends: { readonly phase: number; readonly at: number }[]
@@ -120,15 +122,17 @@ export class TermsJudge {
   clockWasSet(): void {
     this.#isClockTrue = false
   }
-  /** An older database knows less of how far its projects went. */
+  /** An older database knows less of how far its projects went: the phases that were open are not judged again. */
   forget(): void {
-    this.#progress.clear()
+    for (const [project, progress] of this.#progress)
+      this.#progress.set(project, { ...progress, forgotten: progress.phase, ends: [] })
   }
 
   #of(project: string): Progress {
     const known = this.#progress.get(project)
     const progress = known ?? {
       phase: 0,
+      forgotten: -1,
       granted: new Set(),
       retried: new Set(),
       ends: [],
@@ -152,7 +156,8 @@ export class TermsJudge {
     if (shown === undefined) return
     const progress = this.#of(project)
     const phase = this.#phaseOf(shown, name)
-    if (phase < progress.phase && !progress.granted.has(name) && !progress.retried.has(name))
+    const isFirst = !progress.granted.has(name) && !progress.retried.has(name)
+    if (phase < progress.phase && progress.phase > progress.forgotten && isFirst)
       this.#violate('SIM-17 phases', `${name} of phase ${phase} was granted first after phase ${progress.phase} began`)
     if (phase > progress.phase) this.#judgeSoak(shown, progress, { phase, name, at })
     progress.granted.add(name)

@@ -69,6 +69,7 @@ t.test('[AGT-2] hello says everything in hand, and only what is synced', (t) => 
     ],
   )
   t.ok(synced.includes(orderLayoutOf(m.layout, ORDER).records))
+  t.ok(synced.includes(m.layout.inbox), 'the name of a grant too, which an agent that ended may have left unsafe')
   t.end()
 })
 
@@ -120,7 +121,7 @@ t.test(
     )
     t.match(m.sent('granted'), [{ order: ORDER, fence: 7 }])
     m.link().say(grantFrame())
-    t.same(calls.length, 4, 'nothing is written again')
+    t.same(calls.slice(4), [`fsync ${m.layout.inbox}`], 'nothing is written again, and its name is safe')
     t.equal(m.sent('granted').length, 2)
     claim(m)
     m.link().say(grantFrame())
@@ -273,6 +274,7 @@ t.test('[AGT-4] a revoke that came alone is in hand, keeps its grant out, and th
   t.match(m.accept().orders, [{ order: ORDER, evidence: 'inbox', fence: 0 }])
   m.link().say(grantFrame())
   t.same(inboxOf(m), [`revoke-${ORDER}.json`], 'the grant has come too late')
+  t.same(m.sent('granted'), [], 'and is not said to be kept')
   renameSync(join(m.layout.inbox, `revoke-${ORDER}.json`), join(m.layout.taken, `revoke-${ORDER}.json`))
   write(m, [{ ...resultRecord(1), outcome: 'void' }])
   m.clock.advance(5_000)
