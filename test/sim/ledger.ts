@@ -139,9 +139,10 @@ export class Ledger implements Judge {
       isDecided: false,
     })
     // One that has said before that it was done is at work on a line that is free by its own lie.
-    if (!this.#evil.has(machine)) this.#takeLines(order, sent)
+    const isLiar = this.#evil.has(machine)
+    if (!isLiar) this.#takeLines(order, sent)
     this.#judgePermission(order, grant, sent)
-    this.terms.claimed(sent.project, machine.name, this.#failuresOf(sent.project))
+    if (!isLiar) this.terms.claimed(sent.project, machine.name, this.#failuresOf(sent.project))
   }
 
   /** How many machines of a project failed without a decision; of one that lies nobody knows. */
