@@ -4,11 +4,14 @@
  */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
+import { execaSync } from 'execa'
 import { destination, pino } from 'pino'
+import { RefusedError } from '../protocol/errors.ts'
 import { createAgent } from './agent.ts'
 import { readAgentConfig } from './config.ts'
 import { createRealDisk, writeFileDurably } from './disk/disk.ts'
-import { layoutOf } from './disk/layout.ts'
+import { type Layout, layoutOf } from './disk/layout.ts'
+import { becomeHolder, isHolder } from './disk/own-lock.ts'
 import { createDescribe, packageVersion } from './facts.ts'
 import { readIdentity } from './identity.ts'
 import { createOwnFiles, ownFolder } from './own-files.ts'
@@ -36,6 +39,7 @@ export async function run(configFile: string): Promise<number> {
   const disk = createRealDisk()
   const layout = layoutOf(config.stateDir)
   const { identity, stored } = readIdentity(disk, layout)
+  beAlone(layout)
   const coordinator = config.coordinator ?? stored.coordinator
   const folder = ownFolder()
   const log = createLog()
@@ -87,6 +91,22 @@ export async function run(configFile: string): Promise<number> {
   log.info({ machine: identity.machine, name: identity.name, coordinator, version: packageVersion() }, 'agent started')
   agent.start()
   return ended.promise
+}
+
+/** Two agents of one identity would read as a copied machine, and the coordinator would shut both out. */
+function beAlone({ agent }: Layout): void {
+  if (isHolder(agent)) return
+  // The folder itself is locked, so that whoever tries it as root leaves no file behind that the agent can't open.
+  if (execaSync('flock', ['-n', agent, 'true'], { reject: false }).exitCode === 1)
+    throw new RefusedError([
+      {
+        kind: 'conflict',
+        message: `another smith-agent is at work in ${agent}`,
+        remedy:
+          'See what it does with `smith-agent status`; to run one by hand, stop it first: systemctl stop smith-agent',
+      },
+    ])
+  becomeHolder(agent, 1, process.argv.slice(1))
 }
 
 /** Node collects its garbage when it needs room, which an idle agent never does; --expose-gc lets it be asked. */

@@ -3,7 +3,7 @@
  * program again with the lock's descriptor open; a second start ends at once with status 75 and harms nothing.
  * Exits 0 when nothing is left to do. What does the work is loaded only under the lock.
  */
-import { closeSync, fchmodSync, mkdirSync, openSync, readdirSync, readlinkSync, realpathSync } from 'node:fs'
+import { closeSync, fchmodSync, mkdirSync, openSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { RefusedError } from '../../protocol/errors.ts'
@@ -11,6 +11,7 @@ import { distrusted, steeringPaths } from '../apt/trust.ts'
 import { AGENT_CONFIG_FILE, readAgentConfig } from '../config.ts'
 import { createRealDisk } from '../disk/disk.ts'
 import { layoutOf } from '../disk/layout.ts'
+import { becomeHolder, isHolder } from '../disk/own-lock.ts'
 import { RUNNER_BUSY_STATUS } from '../disk/runner-command.ts'
 
 async function main(): Promise<void> {
@@ -22,29 +23,15 @@ async function main(): Promise<void> {
   const layout = layoutOf(config.stateDir)
   process.umask(0o022)
   mkdirSync(layout.run, { recursive: true, mode: 0o751 })
-  if (!holdsLock(layout.runnerLock)) {
+  if (!isHolder(layout.runnerLock)) {
     // Root's alone: whoever can open it for reading can hold it, and no runner would be at work again.
     const fd = openSync(layout.runnerLock, 'a')
     fchmodSync(fd, 0o600)
     closeSync(fd)
-    const self = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url), '--config', values.config]
-    const argv = ['flock', '-n', '-F', '-E', String(RUNNER_BUSY_STATUS), layout.runnerLock, ...self]
-    process.execve?.('/usr/bin/flock', argv, { ...process.env })
-    throw new Error('this Node has no process.execve; start the runner with Node 24')
+    becomeHolder(layout.runnerLock, RUNNER_BUSY_STATUS, [fileURLToPath(import.meta.url), '--config', values.config])
   }
   const { runUntilIdle } = await import('./program.ts')
   await runUntilIdle(config)
-}
-
-function holdsLock(path: string): boolean {
-  return readdirSync('/proc/self/fd').some((name) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${name}`) === realpathSync(path)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
-      throw error
-    }
-  })
 }
 
 main().then(

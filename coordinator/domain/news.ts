@@ -344,7 +344,8 @@ export function resync(draft: Draft, machine: string, inHand: readonly OrderInHa
     const started = ['claimed', 'latched', 'ended'].includes(entry.evidence)
     draft.put('orders', order.id, {
       ...order,
-      taken: true,
+      // A revoke that came alone has no fence, and is no grant that was kept.
+      taken: order.taken || started || entry.fence > 0,
       claimed: order.claimed || started,
       silentSince: null,
       heardAt: draft.at,

@@ -254,6 +254,20 @@ t.test('[UNK-8] a grant is sent again only to the boot that it was sent to, and 
   }
 })
 
+t.test('[UNK-8] a revoke that came alone is no grant that was kept', async (t) => {
+  const world = await world3()
+  const change = await world.begin(ALL)
+  const agent = world.agent(W1)
+  await agent.cut()
+  agent.orders = [{ order: agent.grant().order, fence: 0, evidence: 'inbox', upTo: 0 }]
+  await agent.connect()
+  await agent.cut()
+  agent.orders = []
+  agent.bootId = 'b1'
+  await agent.connect()
+  t.match(world.json(change).stop, { reason: /was started anew and does not have the grant that was on its way/ })
+})
+
 t.test('[UNK-8] a grant that another holder may have is not called back from who does not have it', async (t) => {
   for (const isThere of [true, false]) {
     const world = await world3()

@@ -5,11 +5,10 @@
 import { createHash } from 'node:crypto'
 import { WebSocket } from 'ws'
 import { FEED_SUBPROTOCOL, type FeedFrame, type FeedRow } from '../../protocol/feed.ts'
-import { type Reach, feedRows } from '../site/harness.ts'
+import { type Reach, feedRows, until } from '../site/harness.ts'
 
 export type Follower = {
-  readonly rows: () => number
-  /** Reads the whole feed anew and compares; the answer names what is wrong. */
+  /** Reads the whole feed anew and compares, once all of it was shown; the answer names what is wrong. */
   readonly compare: () => Promise<string[]>
   readonly stop: () => void
 }
@@ -43,10 +42,11 @@ export function followFeed(site: Reach, violate: (text: string) => void): Follow
   }
   connect()
   return {
-    rows: () => seen.length,
     compare: async () => {
-      const shown = [...seen]
+      const before = seen.length
       const rows = await feedRows(site, 0)
+      await until(`row ${rows.length} of the feed to be shown to a follower`, () => seen.length >= rows.length)
+      const shown = seen.slice(0, Math.max(before, rows.length))
       const changed = shown.findIndex((hash, index) => {
         const row = rows[index]
         return row === undefined || row.rev !== index + 1 || hashOf(row) !== hash

@@ -70,7 +70,10 @@ export async function runLoop(options: LoopOptions): Promise<LoopOutcome> {
     const ends = await Promise.allSettled(lines.map((line) => patchLine(field, line)))
     clearInterval(telling)
     violations.push(...ends.flatMap((end) => (end.status === 'rejected' ? [`KIL-2 lost ${String(end.reason)}`] : [])))
-    if (all().length === 0) violations.push(...(await follower.compare()).map((text) => `SIM-13 feed ${text}`))
+    if (all().length === 0) {
+      const wrong = await follower.compare().catch((error: unknown) => [String(error)])
+      violations.push(...wrong.map((text) => `SIM-13 feed ${text}`))
+    }
     follower.stop()
     return { violations: all(), tally, dir }
   } finally {

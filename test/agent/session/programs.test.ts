@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
+import { execa } from 'execa'
 import t, { type Test } from 'tap'
 import { createRealDisk } from '../../../agent/disk/disk.ts'
 import { readGrantKeys } from '../../../agent/disk/grant-key.ts'
@@ -273,6 +274,24 @@ t.test(
     })
   },
 )
+
+t.test('[AGT-32] a second agent on one state folder ends with an error, until the first has ended', async (t) => {
+  const w = await world(t)
+  await run(...enrolArgv(w))
+  const main = fileURLToPath(new URL('../../../agent/main.ts', import.meta.url))
+  const start = () => execa(process.execPath, [main, 'run', '--config', w.config], { reject: false })
+  const sessions = () => w.core.events.filter((event) => event.type === 'sessionOpened').length
+  const first = start()
+  t.teardown(() => first.kill('SIGKILL'))
+  await until('the session', () => sessions() === 1)
+  t.match(await start(), { exitCode: EXIT.failed, stderr: /^error: another smith-agent is at work in .+\n {3}do: .+/ })
+  t.equal(sessions(), 1, 'it did not even connect')
+  first.kill('SIGKILL')
+  await first
+  const third = start()
+  t.teardown(() => third.kill('SIGKILL'))
+  await until('the next session', () => sessions() === 2)
+})
 
 t.test(
   '[AGT-16] the program connects, ships what a runner writes while it runs, and SIGTERM ends it cleanly',
