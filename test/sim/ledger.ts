@@ -53,6 +53,8 @@ export class Ledger implements Judge {
   readonly terms: TermsJudge
   readonly #now: () => number
   readonly #grants = new Map<string, Granted>()
+  /** Until when each grant could be taken up: with an older database the same one may be given anew. */
+  readonly #startBys = new Map<string, number[]>()
   readonly #uses = new Map<string, Use[]>()
   readonly #fences = new Map<string, number>()
   readonly #approvals = new Map<string, Period[]>()
@@ -100,6 +102,7 @@ export class Ledger implements Judge {
 
   granted(order: string, granted: Granted): void {
     const before = this.#grants.get(order)
+    this.#startBys.set(order, [...(this.#startBys.get(order) ?? []), granted.startBy])
     // With an older database a grant that never reached its machine may be given anew, with a fence of its own.
     if (before?.fence === granted.fence) return
     if (before !== undefined && !this.#isOld)
@@ -118,7 +121,8 @@ export class Ledger implements Judge {
     const sent = this.#grants.get(order)
     if (sent === undefined)
       return this.violate('SIM-23 forged', `order ${order} was claimed, and no coordinator granted it`)
-    const isSame = grant.fence === sent.fence && grant.planHash === sent.planHash && grant.startBy === sent.startBy
+    const isOfIts = this.#startBys.get(order)?.includes(grant.startBy) === true
+    const isSame = grant.fence === sent.fence && grant.planHash === sent.planHash && isOfIts
     if (!isSame || JSON.stringify(entry.grant.plan) !== JSON.stringify(sent.plan))
       this.violate('SIM-23 forged', `order ${order} was claimed with another grant than was given`)
     if (this.runs.has(order)) this.violate('SIM-5 once', `order ${order} was claimed twice`)
