@@ -18,12 +18,30 @@ export async function main(argv: readonly string[]): Promise<void> {
 
 /** The exit status; what is imported late is not needed by the other verbs, and the agent's memory counts. */
 export async function runProgram(argv: readonly string[], out: Writable, err: Writable): Promise<number> {
-  let status: number = EXIT.done
+  const end: { status: number } = { status: EXIT.done }
+  const program = buildProgram(out, end).configureOutput({
+    writeOut: (text) => void out.write(text),
+    writeErr: (text) => void err.write(text),
+  })
+  for (const command of program.commands) command.exitOverride().configureOutput(program.configureOutput())
+
+  try {
+    await program.parseAsync(argv, { from: 'user' })
+    return end.status
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage
+    if (!(error instanceof RefusedError)) throw error
+    for (const refusal of error.refusals) err.write(refusalText(refusal))
+    return error.refusals.some((refusal) => refusal.kind === 'unavailable') ? EXIT.outOfReach : EXIT.failed
+  }
+}
+
+/** The command tree; its man page is made of it too. The verb that ran leaves its exit status in `end`. */
+export function buildProgram(out: Writable, end: { status: number }): Command {
   const program = new Command('smith-agent')
     .description('The agent of smith on a machine: plans, ships the log of runs, and passes grants to the runner.')
     .version(packageVersion())
     .exitOverride()
-    .configureOutput({ writeOut: (text) => void out.write(text), writeErr: (text) => void err.write(text) })
 
   program
     .command('run')
@@ -31,7 +49,7 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
     .option(...CONFIG_OPTION)
     .action(async (options: { readonly config: string }) => {
       const { run } = await import('./run.ts')
-      status = await run(options.config)
+      end.status = await run(options.config)
     })
   program
     .command('enrol')
@@ -64,20 +82,10 @@ export async function runProgram(argv: readonly string[], out: Writable, err: Wr
       const { readStatus, statusText } = await import('./status.ts')
       const found = readStatus(options.config)
       out.write(options.json === true ? `${JSON.stringify(found, null, 2)}\n` : statusText(found))
-      if (!found.enrolled) status = EXIT.failed
+      if (!found.enrolled) end.status = EXIT.failed
     })
   addFigures(program, out)
-  for (const command of program.commands) command.exitOverride().configureOutput(program.configureOutput())
-
-  try {
-    await program.parseAsync(argv, { from: 'user' })
-    return status
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage
-    if (!(error instanceof RefusedError)) throw error
-    for (const refusal of error.refusals) err.write(refusalText(refusal))
-    return error.refusals.some((refusal) => refusal.kind === 'unavailable') ? EXIT.outOfReach : EXIT.failed
-  }
+  return program
 }
 
 function addFigures(program: Command, out: Writable): void {

@@ -25,7 +25,8 @@ const clock: Clock = {
 }
 const random: Random = { bytes: (count) => randomBytes(count) }
 
-export async function main(argv: readonly string[]): Promise<void> {
+/** The command tree; its man page is made of it too. */
+export function buildProgram(): Command {
   const program = new Command('smith-coordinator')
     .description('The coordinator of smith: owns the serial order of patching, and everything that is known about it.')
     .version(packageVersion())
@@ -66,8 +67,12 @@ export async function main(argv: readonly string[]): Promise<void> {
     .description('Print every key of the configuration with its meaning, values and default.')
     .action(() => void process.stdout.write(configReferenceText()))
   for (const command of program.commands) command.exitOverride()
+  return program
+}
+
+export async function main(argv: readonly string[]): Promise<void> {
   try {
-    await program.parseAsync(argv, { from: 'user' })
+    await buildProgram().parseAsync(argv, { from: 'user' })
   } catch (error) {
     process.exitCode = exitStatusOf(error)
   }

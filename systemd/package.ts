@@ -12,6 +12,7 @@ import { parseArgs, promisify } from 'node:util'
 import { CHECKOUT, licencesOf, makeBundles } from './bundles.ts'
 import { CONTENTS, type PackageName, copyrightText, filesBelow, scriptsOf } from './contents.ts'
 import { type DebSpec, makeDeb } from './deb.ts'
+import { helpFilesOf } from './help-files.ts'
 
 const run = promisify(execFile)
 
@@ -71,6 +72,7 @@ async function specOf(name: PackageName, options: PackageOptions, node: Node, wo
     entries: [
       ...contents.files,
       ...(await filesBelow(work, place)),
+      ...helpFilesOf(name, { at: options.epoch * 1000, version }),
       { path: `${place}/node`, mode: 0o755, from: node.path },
       // The programs read their version from here, as in a checkout.
       { path: `${place}/package.json`, mode: 0o644, bytes: `${JSON.stringify({ name, version, type: 'module' })}\n` },

@@ -2,17 +2,24 @@
  * The two packages as they are given away, without root and without installing them: what is in them, what their
  * scripts do, and that the programs in them do what they are for with nothing else on the machine.
  */
+import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Writable } from 'node:stream'
+import { gunzipSync } from 'node:zlib'
+import type { Command } from 'commander'
 import t from 'tap'
 import { checkAgentConfig } from '../../agent/config.ts'
 import { createRealDisk } from '../../agent/disk/disk.ts'
 import { makeStateFolders } from '../../agent/disk/grant-key.ts'
 import { layoutOf } from '../../agent/disk/layout.ts'
+import { buildProgram as buildAgent } from '../../agent/program.ts'
+import { buildProgram as buildCli } from '../../coordinator/cli/program.ts'
 import { parseConfig } from '../../coordinator/config.ts'
+import { buildProgram as buildCoordinator } from '../../coordinator/program.ts'
 import { CHECKOUT } from '../demo/process.ts'
 import { dryRun } from './scripts.ts'
 import { build, run0, unpack } from './unpacked.ts'
@@ -90,7 +97,7 @@ t.test(
   '[PKG-4] nothing is in them but what runs: no sources, no npm, nothing of the machine they were made on',
   async (t) => {
     const places =
-      /^\/(etc\/(smith|needrestart|logrotate\.d)|usr\/(bin\/smith|lib\/(smith-|systemd|sysusers|tmpfiles)|share\/doc\/smith-))/
+      /^\/(etc\/(smith|needrestart|logrotate\.d)|usr\/(bin\/smith|lib\/(smith-|systemd|sysusers|tmpfiles)|share\/(doc|man|bash-completion|zsh|fish)\/))/
     for (const name of NAMES) {
       const files = (packages.listed.get(name) ?? []).filter(({ mode }) => !mode.startsWith('d'))
       for (const { path, size } of files) {
@@ -211,6 +218,60 @@ t.test('[PKG-7] the units say what was seen to keep a run alive, and nothing tha
     )
   }
 })
+
+t.test(
+  '[PKG-19] each program has a man page with all its verbs and options, and the shells find its words',
+  async (t) => {
+    const page = (path: string) => gunzipSync(readFileSync(join(packages.tree, `usr/share/man/${path}.gz`))).toString()
+    const trees: readonly [string, Command][] = [
+      ['man1/smith.1', buildCli({ context: () => assert.fail('no verb runs'), status: 0 })],
+      ['man8/smith-agent.8', buildAgent(new Writable(), { status: 0 })],
+      ['man8/smith-coordinator.8', buildCoordinator()],
+    ]
+    for (const [path, tree] of trees) {
+      const shown = page(path).replaceAll('\\-', '-')
+      for (const verb of visibleVerbs(tree)) {
+        t.match(shown, `.SS ${verb.path}\n`, `${path}: ${verb.path}`)
+        for (const flags of verb.flags) t.match(shown, `.B ${flags}\n`, `${path}: ${verb.path} ${flags}`)
+      }
+    }
+    t.match(page('man1/smith-patch.1'), /max\\-failures:/)
+    t.match(page('man1/smith-status.1'), /\\-\\-watch/)
+    t.match(page('man5/smith-coordinator.toml.5'), 'admin_socket')
+    t.match(page('man5/smith-agent.toml.5'), 'coordinator = "https://smith.example:7600"')
+    const pages = [...packages.listed.values()].flat().filter(({ path }) => /\/man\/.*\.gz$/.test(path))
+    t.equal(pages.length, 7)
+    // Where man is, it has nothing to complain of.
+    for (const { path } of pages) {
+      const { stderr } = await run0(
+        'sh',
+        ['-c', `! command -v man >/dev/null || man --warnings -l -Tutf8 ${packages.tree}${path} >/dev/null`],
+        {
+          PATH: '/usr/bin:/bin',
+          LC_ALL: 'C.UTF-8',
+        },
+      )
+      t.equal(stderr, '', path)
+    }
+    const complete = `. ${packages.tree}/usr/share/bash-completion/completions/smith-patch; complete -p smith smith-patch smith-status`
+    t.match(
+      (await run0('bash', ['-c', complete], { PATH: '/usr/bin:/bin' })).stdout,
+      /_smith smith\n.*_smith smith-patch\n/,
+    )
+    t.match(text('usr/share/zsh/vendor-completions/_smith'), /^#compdef smith smith-patch smith-status\n/)
+    t.match(text('usr/share/fish/vendor_completions.d/smith.fish'), 'complete -c smith')
+  },
+)
+
+function visibleVerbs(command: Command, path: readonly string[] = []): { path: string; flags: string[] }[] {
+  return command.commands
+    .filter((one) => !one.name().startsWith('__'))
+    .flatMap((one) => {
+      const own = [...path, one.name()]
+      const flags = one.options.filter((option) => !option.hidden).map((option) => option.flags)
+      return one.commands.length > 0 ? visibleVerbs(one, own) : [{ path: own.join(' '), flags }]
+    })
+}
 
 const analyze = await run0('sh', ['-c', 'command -v systemd-analyze'], { PATH: '/usr/bin:/bin' })
 const noAnalyze = analyze.status === 0 ? false : 'systemd-analyze (Debian package systemd) is not here'
