@@ -88,6 +88,7 @@ export const PERMISSION_COLUMNS = [
   'end_date',
   'correlation_id',
   'correlation_display',
+  'sys_mod_count',
 ]
 
 /**
