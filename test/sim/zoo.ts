@@ -25,6 +25,7 @@ const INSTALL = 'agent/runner/install.ts'
 const WRAP = 'agent/runner/wrap.ts'
 const REBOOT = 'agent/runner/reboot.ts'
 const RECORDS = 'agent/runner/records.ts'
+const SNOW = 'coordinator/change/servicenow'
 
 const bug = (rule: string, seed: number, ...edits: readonly Edit[]): Planted => ({ rule, seed, edits })
 
@@ -206,6 +207,87 @@ export const ZOO = {
     'coordinator/sessions/session.ts',
     "    s.announced = false\n    tell(s, { type: 'sessionClosed'",
     "    s.announced = false\n    if (s.pings > 1e9) tell(s, { type: 'sessionClosed'",
+  ]),
+  // ServiceNow.
+  'a hold of the change is not looked at': bug('SIM-40', 1, [
+    ROLLOUT,
+    'if (permission.onHold) return',
+    'if (permission.change === null) return',
+  ]),
+  'the window of the change is not looked at': bug('SIM-40', 1, [
+    ROLLOUT,
+    '  return shut === null\n    ? null\n',
+    '  return shut !== draft\n    ? null\n',
+  ]),
+  'a permission is kept for the next grants': bug('SIM-40', 1, [
+    `${SNOW}/provider.ts`,
+    '    const permission = await readPermission(desk, change, timeoutMs)\n',
+    "    const kept = desk.approvers.get(`kept ${project}`) as unknown as Awaited<ReturnType<typeof readPermission>>\n    const permission = kept === undefined ? await readPermission(desk, change, timeoutMs) : { ...kept, readAt: desk.now() }\n    if (permission.approval === 'approved') desk.approvers.set(`kept ${project}`, permission as never)\n",
+  ]),
+  'another record is taken for the change': bug(
+    'SIM-40',
+    1,
+    [
+      `${SNOW}/desk.ts`,
+      "  if (textOf(row, 'sys_id') === sysId) return row\n",
+      "  if (textOf(row, 'sys_id') === sysId || timeoutMs !== undefined) return row\n",
+    ],
+    [
+      `${SNOW}/records.ts`,
+      "if (textOf(row, 'sys_id') !== change.sysId || textOf(row, 'number') !== number)",
+      "if (textOf(row, 'sys_id') === '')",
+    ],
+    [
+      `${SNOW}/records.ts`,
+      "if (textOf(row, 'correlation_id') !== correlationOf(settings, change.project))",
+      'if (row === null)',
+    ],
+    [`${SNOW}/records.ts`, "mark.startsWith(DIGEST_MARK) ? mark.slice(DIGEST_MARK.length) : ''", 'change.digest'],
+  ),
+  'a change that was withdrawn permits': bug('SIM-40', 1, [
+    `${SNOW}/records.ts`,
+    "if (approval === 'approved' || !settings.approvalRequired)",
+    "if (approval !== 'rejected')",
+  ]),
+  'who approves anew after a revert is not looked at': bug('SIM-40', 1, [
+    `${SNOW}/permission.ts`,
+    "if (version !== '' && known?.version === version)",
+    'if (known !== undefined)',
+  ]),
+  'that approvers can not be read is no doubt': bug('SIM-40', 1, [
+    `${SNOW}/permission.ts`,
+    "const who = await deciders(desk, change, 'approved', timeoutMs)",
+    "const who = await deciders(desk, change, 'approved', timeoutMs).catch(() => ({ by: '', reason: null, users: [] }))",
+  ]),
+  'a change is made without waiting for what may still come': bug('SIM-41', 1, [
+    `${SNOW}/desk.ts`,
+    'if (!(error instanceof ServiceNowError) || !error.isAmbiguous) throw error',
+    'if (error !== null) throw error',
+  ]),
+  'a change is made without looking for it': bug('SIM-41', 1, [
+    `${SNOW}/raise.ts`,
+    'const known = await findChange(desk, correlation)',
+    'const known = tried.isFirst ? await findChange(desk, correlation) : null',
+  ]),
+  'nothing is waited for after a restart': bug('SIM-41', 1, [
+    `${SNOW}/desk.ts`,
+    'if (tried.isFirst || waitMs <= 0) return',
+    'if (waitMs !== null) return',
+  ]),
+  'a note is written again': bug('SIM-41', 1, [
+    `${SNOW}/task.ts`,
+    'const isTold = !tried.isFirst && (await hasNote(desk, task, key))',
+    'const isTold = tried.isFirst && (await hasNote(desk, task, key))',
+  ]),
+  'a call leaves the outbox before it is made': bug('SIM-42', 1, [
+    'coordinator/change/sender.ts',
+    '      this.#again(lane, row, error)\n      return\n',
+    "      if (row.call.call !== 'task') {\n        this.#again(lane, row, error)\n        return\n      }\n      delivered = { what: 'done' }\n",
+  ]),
+  'the outbox is not taken up after a restart': bug('SIM-42', 1, [
+    'coordinator/change/sender.ts',
+    "for (const change of ports.view.all('remoteChanges')) lanes.wake(change.project)",
+    "for (const change of ports.view.all('remoteChanges')) lanes.problem(change.project)",
   ]),
   // The agent.
   'shipping never begins again': bug(
