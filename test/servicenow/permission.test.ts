@@ -342,3 +342,11 @@ t.test('[SNW-60] who approved is asked for once as long as the change is not cha
   t.equal(world.agent(NAMES[1]).grants().length, 2)
   t.equal(looks(), before)
 })
+
+t.test('[SNW-63] a change that was canceled is told as canceled, whatever its dates are', async (t) => {
+  const { world, number, isGranted } = await betweenTwo(({ standIn }, chg) =>
+    standIn.records.edit(chg, { state: '4', start_date: '', end_date: '' }),
+  )
+  t.notOk(isGranted())
+  t.match(world.json(number).stop, { code: 'approval', kind: 'hold' })
+})
