@@ -198,6 +198,7 @@ export class Coordinator {
         stirred()
         return life.alive && this.#call()
       },
+      doom: () => (this.doom = 1),
     })
     return provider ?? null
   }

@@ -36,10 +36,17 @@ export class Office {
     const act = () => {
       const changes = this.#records.all('change_request').filter((row) => this.#isOpen(row))
       if (healing()) for (const change of changes) this.#mend(change)
-      else if (changes.length > 0) this.#meddle(dice.pick(changes))
+      else if (changes.length > 0) this.#meddle(this.#pick(changes))
       time.after(dice.between(1000, 20_000), act)
     }
     time.after(dice.between(1, 20_000), act)
+  }
+
+  /** Where something is going on most harm is done. */
+  #pick(changes: readonly Record_[]): Record_ {
+    const { dice } = this.#world
+    const busy = changes.filter((row) => row['state'] === SCHEDULED || row['state'] === IMPLEMENT)
+    return dice.pick(busy.length > 0 && dice.chance(0.8) ? busy : changes)
   }
 
   /** smith's, and neither closed nor canceled. */
@@ -92,7 +99,7 @@ export class Office {
     if (dice.chance(faults.remoteHeld)) return this.#do('change held', number, () => this.#records.hold(number, true))
     if (dice.chance(faults.remoteWithdrawn))
       return this.#do('change withdrawn', number, () =>
-        dice.chance(0.7)
+        dice.chance(0.5)
           ? this.#records.revert(number)
           : this.#records.edit(number, { approval: dice.pick(['not_required', 'rejected']) }),
       )

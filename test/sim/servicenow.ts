@@ -36,6 +36,8 @@ export type LifePorts = {
   readonly clock: Clock
   /** False when the process is gone, or ends at this call. */
   readonly isAlive: () => boolean
+  /** The process ends at its next call. */
+  readonly doom: () => void
 }
 /** How a call fares on its way there and back. */
 type Trip = {
@@ -134,6 +136,10 @@ export class Site {
       })
     const sentAt = life.now()
     const trip = this.#trip(ask)
+    // What is still on its way when the process ends is what the next life must wait for.
+    const { dice, faults } = this.#world
+    const isLate = trip.arrivesMs !== null && trip.arrivesMs > faults.delayMsMax
+    if (isLate && faults.rates.has('coordinator killed') && dice.chance(0.2)) life.doom()
     return new Promise((resolve, reject) => {
       let isOver = false
       const end = (act: () => void) => {
