@@ -127,7 +127,7 @@ export const ZOO = {
     'order: order.id, upTo: order.upTo }',
     'order: order.id, upTo: order.upTo + 1 }',
   ]),
-  'a gap in the records is taken': bug('SIM-15', 46, [
+  'a gap in the records is taken': bug('SIM-15', 141, [
     NEWS,
     'if (first === undefined || first.n !== order.upTo + 1) {',
     'if (first === undefined) {',
@@ -360,7 +360,7 @@ export const ZOO = {
     'const counter = Math.max(1, Number(text) + 1 - (Number(text) % 5 === 4 ? 1 : 0))\n',
   ]),
   // The runner.
-  'a signature is not looked at': bug('SIM-23', 5, [
+  'a signature is not looked at': bug('SIM-23', 21, [
     GRANTS,
     'if (!isSigned(key, bytes, grant.signature))',
     'if (key === null)',
@@ -372,7 +372,7 @@ export const ZOO = {
   ]),
   'any key will do': bug(
     'SIM-23',
-    5,
+    21,
     [GRANTS, 'keys.keys.find((one) => one.keyId === grant.keyId)', 'keys.keys[0]'],
     [GRANTS, 'if (!isSigned(key, bytes, grant.signature))', "if (grant.signature === '')"],
   ),
@@ -400,7 +400,7 @@ export const ZOO = {
   'torn records stay': bug('SIM-15', 14, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
   'neither apt nor dpkg is waited for': bug(
     'SIM-5',
-    7,
+    9,
     [INSTALL, "argv: ['flock', order.files.lock, 'true'],", "argv: ['flock', '/none', 'true'],"],
     [INSTALL, 'if (holder !== null) {', 'if (holder === undefined) {'],
   ),
