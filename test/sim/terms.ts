@@ -86,6 +86,10 @@ function phaseAt({ phases }: Terms, machines: number, index: number): number {
   )
 }
 
+function beginning(): Progress {
+  return { phase: 0, granted: new Set(), retried: new Set(), ends: [], resumedAt: Number.NEGATIVE_INFINITY }
+}
+
 /** Owns what was asked and approved, and how far each project went by what was really sent and done. */
 export class TermsJudge {
   readonly #asked = new Map<string, Terms>()
@@ -120,20 +124,14 @@ export class TermsJudge {
   clockWasSet(): void {
     this.#isClockTrue = false
   }
-  /** An older database knows less of how far its projects went. */
+  /** An older database knows less of how far its projects went. What a person wants tried again may still be so. */
   forget(): void {
-    this.#progress.clear()
+    for (const [project, { retried }] of this.#progress) this.#progress.set(project, { ...beginning(), retried })
   }
 
   #of(project: string): Progress {
     const known = this.#progress.get(project)
-    const progress = known ?? {
-      phase: 0,
-      granted: new Set(),
-      retried: new Set(),
-      ends: [],
-      resumedAt: Number.NEGATIVE_INFINITY,
-    }
+    const progress = known ?? beginning()
     this.#progress.set(project, progress)
     return progress
   }
