@@ -10,7 +10,7 @@ import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts
 import { realHttp } from '../../coordinator/http.ts'
 import { readSecret } from '../../coordinator/secrets.ts'
 import { SECRET, StandIn, serveStandIn } from './stand-in.ts'
-import { settingsOf } from './world.ts'
+import { settingsOf } from './settings.ts'
 
 const clock = { wallNow: () => Date.now(), monotonicNow: () => performance.now(), after: () => () => {} }
 

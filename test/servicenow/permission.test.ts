@@ -304,3 +304,49 @@ t.test('[SNW-36] who asked can not be the only one who approves, unless the conf
     t.equal(world.servicenow().troubles(id).join(), '')
   }
 })
+
+t.test('[SNW-60] who approved is known at each grant: an approval that may be their own permits nothing', async (t) => {
+  const reapprove = ({ standIn }: SnowWorld, number: string) => {
+    standIn.records.put('sys_user', { user_name: 'ana', name: 'Ana' })
+    standIn.records.revert(number)
+    standIn.records.edit(number, { state: '-4' })
+    standIn.records.approve(number, 'ana')
+  }
+  const again = await betweenTwo(reapprove)
+  t.notOk(again.isGranted(), 'reverted and approved by who asked, while a machine was at work')
+  t.match(again.world.servicenow().troubles(again.world.project(again.number).id).join(), /ana asked for it/)
+  for (const fault of ['cut', 'html', { status: 403 }, 'ignored', 'between'] as const) {
+    const { world, isGranted, number } = await betweenTwo((snow, chg) => {
+      reapprove(snow, chg)
+      const isAboutApprovers = (path: string) => path.endsWith('/sysapproval_approver')
+      if (fault !== 'ignored' && fault !== 'between')
+        snow.standIn.fault = ({ path }) => (isAboutApprovers(path) ? fault : undefined)
+      snow.standIn.onCall = ({ path }, when) => {
+        if (fault === 'ignored') snow.standIn.ignoresQueries = isAboutApprovers(path) && when === 'before'
+        if (fault === 'between' && isAboutApprovers(path) && when === 'before') snow.standIn.records.revert(chg)
+      }
+    })
+    t.notOk(isGranted(), `${JSON.stringify(fault)}: nothing is granted`)
+    t.match(world.brief(number), /waiting change-provider|hold approval/, JSON.stringify(fault))
+  }
+})
+
+t.test('[SNW-60] who approved is asked for once as long as the change is not changed', async (t) => {
+  const { world, isGranted } = await betweenTwo(() => {})
+  t.ok(isGranted())
+  const looks = () => world.standIn.calls.filter(({ path }) => path.endsWith('/sysapproval_approver')).length
+  const before = looks()
+  await world.agent(NAMES[1]).fail({ message: 'the disk is full' })
+  await world.retry(world.standIn.records.all('change_request')[0]?.['number'] ?? '', NAMES[1])
+  await world.later(20_000)
+  t.equal(world.agent(NAMES[1]).grants().length, 2)
+  t.equal(looks(), before)
+})
+
+t.test('[SNW-63] a change that was canceled is told as canceled, whatever its dates are', async (t) => {
+  const { world, number, isGranted } = await betweenTwo(({ standIn }, chg) =>
+    standIn.records.edit(chg, { state: '4', start_date: '', end_date: '' }),
+  )
+  t.notOk(isGranted())
+  t.match(world.json(number).stop, { code: 'approval', kind: 'hold' })
+})

@@ -201,7 +201,7 @@ export class Records {
       })
     const isMoved = to !== undefined && to !== row['state']
     Object.assign(row, fields)
-    row['sys_mod_count'] = String(Number(row['sys_mod_count']) + 1)
+    touched(row)
     if (isMoved) this.#follow(table, row)
     return null
   }
@@ -277,13 +277,13 @@ export class Records {
     )
     if (this.rules.approvals === 'all' && open.length > 0) return
     for (const row of open) row['state'] = 'not_required'
-    Object.assign(change, { state: '-2', approval: 'approved' })
+    Object.assign(touched(change), { state: '-2', approval: 'approved' })
   }
 
   reject(number: string, comments: string, by = 'grace'): void {
     const change = this.byNumber(number)
     Object.assign(this.#approval(change, by), { state: 'rejected', comments })
-    Object.assign(change, { state: '-5', approval: 'rejected' })
+    Object.assign(touched(change), { state: '-5', approval: 'rejected' })
   }
 
   #approval(change: Record_, by: string): Record_ {
@@ -299,7 +299,7 @@ export class Records {
   /** "Revert to New": approvals are cancelled and the flow starts anew. */
   revert(number: string): void {
     const change = this.byNumber(number)
-    Object.assign(change, { state: '-5', approval: 'not requested' })
+    Object.assign(touched(change), { state: '-5', approval: 'not requested' })
     for (const row of this.all('sysapproval_approver'))
       if (row['sysapproval'] === change['sys_id']) row['state'] = 'cancelled'
   }
@@ -307,7 +307,7 @@ export class Records {
   hold(number: string, isOn: boolean): void {
     const change = this.byNumber(number)
     for (const row of [change, ...this.tasksOf(change).filter((task) => task['active'] === 'true')])
-      row['on_hold'] = String(isOn)
+      touched(row)['on_hold'] = String(isOn)
     if (isOn)
       for (const row of this.all('sysapproval_approver'))
         if (row['sysapproval'] === change['sys_id'] && row['state'] === 'requested') row['state'] = 'not_required'
@@ -317,7 +317,7 @@ export class Records {
   edit(number: string, fields: Record_): void {
     const row = this.byNumber(number)
     const before = row['state']
-    Object.assign(row, fields)
+    Object.assign(touched(row), fields)
     if (row['state'] !== before) this.#follow(number.startsWith('CTASK') ? 'change_task' : 'change_request', row)
   }
 
@@ -327,4 +327,10 @@ export class Records {
       .filter((row) => row['element_id'] === sysId)
       .map((row) => row['value'] ?? '')
   }
+}
+
+/** A record counts how often it was changed. */
+function touched(row: Record_): Record_ {
+  row['sys_mod_count'] = String(Number(row['sys_mod_count']) + 1)
+  return row
 }

@@ -152,6 +152,42 @@ t.test(
   },
 )
 
+t.test('[SNW-62] a change is canceled with one note, though the cancellation came late', async (t) => {
+  const world = await createSnowWorld()
+  const { standIn } = world
+  const number = await world.ask(ASK)
+  let isFirst = true
+  standIn.fault = ({ method, body }) => {
+    const isLate = isFirst && method === 'PATCH' && body['state'] === '4'
+    if (isLate) isFirst = false
+    return isLate ? 'late' : undefined
+  }
+  await world.steer('cancel', number, 'wrong week')
+  await world.later(400_000)
+  t.notOk(isFirst)
+  t.equal(world.change(number)['state'], '4')
+  t.equal(standIn.records.notesOf(number).length, 1)
+  t.equal(world.driver().view.size('remoteChanges'), 0)
+})
+
+t.test('[SNW-61] a task that was added to a change that somebody canceled meanwhile is ended with it', async (t) => {
+  const machines = ['prod-dal10-web-1', 'prod-dal11-web-1']
+  const world = await createSnowWorld({ machines, offline: machines.slice(1) })
+  const { records } = world.standIn
+  world.standIn.onCall = ({ method, path }, when) => {
+    const isFirstTask = method === 'POST' && path.endsWith('/task') && when === 'before'
+    const [change] = records.all('change_request')
+    if (isFirstTask && change?.['state'] !== '4') records.edit(change?.['number'] ?? '', { state: '4' })
+  }
+  await world.request('prod machines: prod-dal1?-web-1 outage:0 offline:skip')
+  await world.later(60_000)
+  t.equal(world.driver().view.size('remoteChanges'), 0)
+  t.strictSame(
+    records.all('change_task').map((task) => task['state']),
+    ['3', '4'],
+  )
+})
+
 t.test(
   '[SNW-18] a task of the flow is closed, one of a person is waited for, and a change on hold is left on hold',
   async (t) => {

@@ -7,7 +7,6 @@ import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts
 import type { Http } from '../../coordinator/ports.ts'
 import { type ServiceNow, createServiceNow } from '../../coordinator/change/servicenow/provider.ts'
 import { type ServiceNowSettings, linkOf } from '../../coordinator/change/servicenow/settings.ts'
-import { parseConfig } from '../../coordinator/config.ts'
 import { step } from '../../coordinator/domain/step.ts'
 import {
   type Plug,
@@ -18,29 +17,11 @@ import {
   createWorld,
   must,
 } from '../coordinator/harness.ts'
-import { GROUP, type Record_ } from './records.ts'
+import type { Record_ } from './records.ts'
+import { settingsOf } from './settings.ts'
 import { SECRET, StandIn } from './stand-in.ts'
 
 export const NAMES = ['prod-dal10-web-1', 'prod-dal10-web-2'] as const
-
-/** The settings that a configuration file gives, with these lines in its section. */
-export function settingsOf(lines = ''): ServiceNowSettings {
-  const answer = parseConfig(
-    `instance = "test"
-[change]
-provider = "servicenow"
-[change.servicenow]
-url = "https://stand-in"
-client_id = "smith"
-secret_file = "/secret"
-assignment_group = "${GROUP}"
-${lines}
-`,
-    'c.toml',
-  )
-  if (!answer.ok || answer.config.change.provider !== 'servicenow') throw new Error(JSON.stringify(answer))
-  return answer.config.change.servicenow
-}
 
 export type SnowWorld = World & {
   readonly standIn: StandIn

@@ -12,6 +12,7 @@ import { createTools } from '../../coordinator/pattern.ts'
 import type { Clock, Store, Turn } from '../../coordinator/ports.ts'
 import type { Link, LinkEvents } from '../../coordinator/sessions/link.ts'
 import { type Sessions, createSessions } from '../../coordinator/sessions/sessions.ts'
+import type { ServiceNow } from '../../coordinator/change/servicenow/provider.ts'
 import { type MemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
 import { Clock as LocalClock } from './clock.ts'
@@ -22,6 +23,7 @@ import { SETTINGS, SILENT, keyOf, sha256 } from './givens.ts'
 import { settingsOf } from './schedule.ts'
 import type { Ledger } from './ledger.ts'
 import type { Dice } from './random.ts'
+import { type Site, never } from './servicenow.ts'
 import type { Time } from './time.ts'
 
 export const ORDER_KEY = 0
@@ -40,6 +42,9 @@ export type CoordinatorWorld = {
   readonly onRow: (row: FeedRow, epoch: string) => void
   readonly onCrash: () => void
   readonly stirred: () => void
+  /** Where changes are when they are not in smith itself. */
+  readonly site: Site | null
+  readonly onCommit: (turn: Turn) => void
 }
 
 /** Owns the coordinator's disk and its present life. */
@@ -119,7 +124,7 @@ export class Coordinator {
   }
 
   async start(): Promise<void> {
-    const { time, ids, trace, ledger, onRow } = this.#world
+    const { time, ids, trace, ledger, onRow, site } = this.#world
     trace('the coordinator starts')
     const store = this.#storeOf(this.#open())
     const clock: Clock = {
@@ -139,9 +144,13 @@ export class Coordinator {
       log: SILENT,
       outbound: {
         toAgent: (send) => life.alive && this.#call() && life.sessions.send(send),
-        toChange: (call) => life.alive && this.#callProvider(life, call),
+        toChange: (call) => {
+          if (!life.alive) return
+          if (remote === null) this.#callProvider(life, call)
+          else remote.toChange(call)
+        },
       },
-      local: { isLocal, step: localStep },
+      ...(site?.steps ?? { local: { isLocal, step: localStep } }),
       onFatal: (error) => {
         if (!life.alive) return
         if (!(error instanceof Crash)) ledger.defect(`the coordinator ended: ${error.stack ?? error.message}`)
@@ -162,6 +171,7 @@ export class Coordinator {
       settings: { pingMs: 30_000, deadMs: 90_000 },
     })
     const life: Life = { driver, store, sessions, alive: true }
+    const remote = this.#providerOf(life, clock)
     this.life = life
     driver.onRow((row) => life.alive && onRow(row, this.disk.epoch))
     this.#world.stirred()
@@ -169,9 +179,28 @@ export class Coordinator {
       for (const call of unfinishedClosings(driver.view))
         await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
       await driver.start()
+      if (life.alive) remote?.start()
     } catch (error) {
       if (life.alive) throw error
     }
+  }
+
+  /** The provider of a life that has its changes elsewhere. */
+  #providerOf(life: Life, clock: Clock): ServiceNow | null {
+    const { site, stirred } = this.#world
+    const { driver } = life
+    const provider = site?.plug({
+      view: driver.view,
+      submit: (event) => (life.alive ? driver.submit({ kind: 'change' }, event) : never()),
+      now: () => driver.now(),
+      clock,
+      isAlive: () => {
+        stirred()
+        return life.alive && this.#call()
+      },
+      doom: () => (this.doom = 1),
+    })
+    return provider ?? null
   }
 
   crash(): void {
@@ -256,6 +285,7 @@ export class Coordinator {
       }
       if (!this.#call()) throw new Crash()
       const done = opened.commit(turn)
+      this.#world.onCommit(turn)
       if (!this.#call()) throw new Crash()
       return done
     }

@@ -45,9 +45,36 @@ export const MET: readonly string[] = [
   'evil agent',
   'evil inbox',
   'evil peer',
+  'servicenow down',
+  'servicenow slow',
+  'answer lost',
+  'other rows',
+  'other record',
+  'change held',
+  'change withdrawn',
+  'window over',
+  'change ended',
 ]
 
-export type Faults = {
+/** Of the ServiceNow of a seed that has one, and of what its people do to changes there. */
+export type RemoteFaults = {
+  /** Changes are raised and approved in ServiceNow, not in smith. */
+  readonly isRemote: boolean
+  /** Chances, of each call there. */
+  remoteDown: number
+  remoteSlow: number
+  remoteLost: number
+  remoteOther: number
+  /** Chances, each time that its people look at a change. */
+  remoteHeld: number
+  remoteWithdrawn: number
+  remoteShut: number
+  remoteEnded: number
+  /** How long a change is planned for, when its request does not say. */
+  readonly plannedMinutes: number
+}
+
+export type Faults = RemoteFaults & {
   readonly rates: ReadonlyMap<Coming, number>
   /** Chances, each time the program is run. */
   aptFails: number
@@ -71,9 +98,44 @@ export type Faults = {
   readonly schedule: Schedule
 }
 
+const chanceBy =
+  (dice: Dice) =>
+  (...likely: readonly number[]) =>
+    dice.chance(0.5) ? dice.pick(likely) : 0
+
+/** A third of the seeds has its changes in ServiceNow. By dice of its own, so that the others are as they were. */
+export function chooseRemote(dice: Dice): RemoteFaults {
+  if (dice.below(3) !== 0) return LOCAL
+  const chance = chanceBy(dice)
+  return {
+    isRemote: true,
+    remoteDown: chance(0.02, 0.1, 0.3),
+    remoteSlow: chance(0.05, 0.3),
+    remoteLost: chance(0.02, 0.1, 0.3),
+    remoteOther: chance(0.05, 0.2),
+    remoteHeld: chance(0.05, 0.2),
+    remoteWithdrawn: chance(0.05, 0.2),
+    remoteShut: chance(0.05, 0.2),
+    remoteEnded: chance(0.02, 0.1),
+    plannedMinutes: dice.pick([10_080, 10_080, 60, 30]),
+  }
+}
+const LOCAL: RemoteFaults = {
+  isRemote: false,
+  remoteDown: 0,
+  remoteSlow: 0,
+  remoteLost: 0,
+  remoteOther: 0,
+  remoteHeld: 0,
+  remoteWithdrawn: 0,
+  remoteShut: 0,
+  remoteEnded: 0,
+  plannedMinutes: 10_080,
+}
+
 /** Each seed turns a random half of the faults on. */
-export function chooseFaults(dice: Dice): Faults {
-  const chance = (...likely: readonly number[]) => (dice.chance(0.5) ? dice.pick(likely) : 0)
+export function chooseFaults(dice: Dice): Omit<Faults, keyof RemoteFaults> {
+  const chance = chanceBy(dice)
   const rates = new Map<Coming, number>()
   for (const kind of Object.keys(COMING) as Coming[])
     if (dice.chance(0.5)) rates.set(kind, dice.between(1, COMING[kind] * 10) / 10)
@@ -106,6 +168,10 @@ export function heal(faults: Faults): void {
   faults.providerDown = 0
   faults.providerSlow = 0
   faults.providerWrong = 0
+  faults.remoteDown = 0
+  faults.remoteSlow = 0
+  faults.remoteLost = 0
+  faults.remoteOther = 0
   faults.delayMsMax = Math.min(faults.delayMsMax, 200)
   faults.aptMsMax = Math.min(faults.aptMsMax, 1500)
 }
@@ -122,6 +188,7 @@ export function noFaults(): Faults {
     providerDown: 0,
     providerSlow: 0,
     providerWrong: 0,
+    ...LOCAL,
     isOneEvil: false,
     isPeerHostile: false,
     driftMax: 0,

@@ -2,6 +2,7 @@
 import { join } from 'node:path'
 import type { LinkEvents } from '../../agent/ports.ts'
 import type { MemoryDisk } from '../../coordinator/store/memory.ts'
+import type { ChangeJudge } from './changes.ts'
 import { COMING, type Coming, type Faults } from './faults.ts'
 import type { Host } from './host.ts'
 import { Hostile } from './hostile.ts'
@@ -24,6 +25,7 @@ export type Scene = {
   readonly network: Network
   readonly repository: Repository
   readonly healing: boolean
+  readonly remote: { readonly judge: ChangeJudge } | null
   readonly met: (fault: string, machine?: Host) => void
   readonly enrol: (name: string, replace: boolean) => Promise<Machine | null>
 }
@@ -340,6 +342,7 @@ export class Mischief {
     if (this.#old === null) return
     this.#world.met('old database')
     this.#world.ledger.databaseLost(coordinator.disk.logs)
+    this.#world.remote?.judge.databaseLost()
     coordinator.restore(this.#old)
     this.#old = null
     this.#isOld = true

@@ -9,6 +9,7 @@ import { PEOPLE, type Person } from './givens.ts'
 import type { Coordinator } from './coordinator.ts'
 import type { Ledger } from './ledger.ts'
 import type { Machine } from './machine.ts'
+import type { Office } from './office.ts'
 import { chooseTerms, textOf } from './terms.ts'
 import type { Dice } from './random.ts'
 import type { Time } from './time.ts'
@@ -23,6 +24,8 @@ export type Scene = {
   /** A machine, and its copy where someone made one. */
   readonly holdersOf: (machine: string) => readonly Machine[]
   readonly coordinator: Coordinator
+  /** Where changes are decided about when that is not in smith. */
+  readonly remote: { readonly office: Office } | null
 }
 
 export class People {
@@ -128,6 +131,13 @@ export class People {
     const shown = this.#targets(view, project).filter((target) => target.state !== 'skipped')
     ledger.terms.shown(project.id, project.text, shown)
     const change = project.change ?? ''
+    const { remote } = this.#world
+    if (remote !== null) {
+      // What is over there is given up here, as the stop says.
+      if (remote.office.isOver(change)) this.#cancel(who, view, project)
+      else remote.office.decide(change, who.name, decision)
+      return
+    }
     // The ledger takes an approval for given from the moment it is asked for, and takes it back if it is refused.
     const refused = decision === 'approve' ? ledger.approved(digest, coordinator.now()) : () => {}
     const given = decision === 'approve' ? digest : null

@@ -82,6 +82,9 @@ for (const [title, rule] of [
   ['[SIM-19] as many failures as the request says stop its project', 'SIM-19'],
   ['[SIM-23] no grant is claimed that the coordinator did not give', 'SIM-23'],
   ['[SIM-24] a machine without power is not shown as connected', 'SIM-24'],
+  ['[SIM-40] a grant is based on a look of its own, at whose answer ServiceNow permitted it', 'SIM-40'],
+  ['[SIM-41] nothing is made twice in ServiceNow', 'SIM-41'],
+  ['[SIM-42] what has ended is closed in ServiceNow, and each grant is noted there', 'SIM-42'],
   ['[SIM-15] no program ends with an error that no fault explains', 'SIM-15'],
   ['[SIM-30] on every tenth seed the coordinator is on SQLite too, and every read of both answers alike', 'SIM-30'],
 ] as const) {

@@ -88,6 +88,17 @@ function phaseAt({ phases }: Terms, machines: number, index: number): number {
   )
 }
 
+function beginning(): Progress {
+  return {
+    phase: 0,
+    forgotten: -1,
+    granted: new Set(),
+    retried: new Set(),
+    ends: [],
+    resumedAt: Number.NEGATIVE_INFINITY,
+  }
+}
+
 /** Owns what was asked and approved, and how far each project went by what was really sent and done. */
 export class TermsJudge {
   readonly #asked = new Map<string, Terms>()
@@ -130,14 +141,7 @@ export class TermsJudge {
 
   #of(project: string): Progress {
     const known = this.#progress.get(project)
-    const progress = known ?? {
-      phase: 0,
-      forgotten: -1,
-      granted: new Set(),
-      retried: new Set(),
-      ends: [],
-      resumedAt: Number.NEGATIVE_INFINITY,
-    }
+    const progress = known ?? beginning()
     this.#progress.set(project, progress)
     return progress
   }

@@ -7,18 +7,21 @@ import { type Hash, createHash } from 'node:crypto'
 import type { Actor } from '../../coordinator/domain/state.ts'
 import { placeKey } from '../../coordinator/domain/state.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
+import { ChangeJudge } from './changes.ts'
 import { Coordinator, ORDER_KEY, sha256Hex } from './coordinator.ts'
-import { type Faults, chooseFaults, heal } from './faults.ts'
+import { type Faults, chooseFaults, chooseRemote, heal } from './faults.ts'
 import { EVENTS_MAX, FAULTS_MS, HEALING_MS, SETTINGS, SETTLING_MS, configOf, keyOf, sha256 } from './givens.ts'
 import type { Host } from './host.ts'
 import { Ledger } from './ledger.ts'
 import { Machine } from './machine.ts'
 import { Mischief } from './mischief.ts'
 import { Network } from './network.ts'
+import { Office } from './office.ts'
 import { People } from './people.ts'
 import { type Dice, createDice } from './random.ts'
 import { Repository } from './repository.ts'
 import type { Script } from './script.ts'
+import { Site } from './servicenow.ts'
 import { type Time, createTime } from './time.ts'
 
 export type Options = {
@@ -78,6 +81,8 @@ export class World {
   readonly network: Network
   readonly repository = new Repository(START)
   healing = false
+  /** Where changes are, and who has to do with them, when they are in ServiceNow. */
+  readonly remote: { readonly site: Site; readonly judge: ChangeJudge; readonly office: Office } | null
   readonly #seed: number
   readonly #options: Options
   readonly #history: Hash = createHash('sha256')
@@ -95,9 +100,10 @@ export class World {
     this.#seed = seed
     this.#options = options
     this.dice = createDice(seed, 'world')
-    const chosen = chooseFaults(this.dice)
+    const chosen = { ...chooseFaults(this.dice), ...chooseRemote(createDice(seed, 'servicenow')) }
     this.faults = options.change?.(chosen) ?? chosen
     const { time, dice, faults, ledger } = this
+    this.remote = this.faults.isRemote ? this.#remote() : null
     this.coordinator = new Coordinator({
       time,
       dice,
@@ -113,6 +119,8 @@ export class World {
         time.after(dice.between(100, 30_000), () => void this.start())
       },
       stirred: () => (this.#isStirred = true),
+      site: this.remote?.site ?? null,
+      onCommit: (turn) => this.remote?.judge.committed(turn),
     })
     this.network = new Network({
       time,
@@ -129,12 +137,42 @@ export class World {
   }
   readonly mischief = new Mischief(this)
 
+  #remote(): NonNullable<World['remote']> {
+    const { time, faults, ledger } = this
+    const onDisk: Coordinator['onDisk'] = (table, key) => this.coordinator.onDisk(table, key)
+    const projects = () => [...(this.coordinator.disk.tables.get('projects')?.keys() ?? [])]
+    const disk = { onDisk, projects: () => projects().flatMap((id) => onDisk('projects', id) ?? []) }
+    const common = { time, faults, met: (fault: string) => this.met(fault) }
+    const dice = (concern: string) => createDice(this.#seed, `servicenow ${concern}`)
+    const site = new Site(
+      {
+        ...common,
+        dice: dice('network'),
+        defect: (text) => ledger.defect(text),
+        stirred: () => (this.#isStirred = true),
+      },
+      (standIn) => new ChangeJudge(standIn, ledger, disk),
+    )
+    const office = new Office(
+      {
+        ...common,
+        dice: dice('office'),
+        healing: () => this.healing,
+        trace: (text) => this.trace(text),
+        projectOf: (id) => onDisk('projects', id),
+      },
+      site.standIn.records,
+    )
+    return { site, judge: site.judge, office }
+  }
+
   async run(): Promise<Outcome> {
     await this.start()
     await this.#enrolAll()
     const { script } = this.#options
     if (script === undefined) new People(this).begin()
     else script.begin(this)
+    this.remote?.office.begin()
     for (const machine of this.machines.values()) machine.boot()
     if (script === undefined) this.mischief.begin()
     const end = this.time.now() + FAULTS_MS
@@ -348,20 +386,24 @@ export class World {
     const giveUp = this.time.now() + HEALING_MS
     // What was asked and is still being planned becomes a project yet.
     const isQuiet = () =>
-      this.coordinator.view()?.size('projects') === 0 && this.coordinator.view()?.size('requests') === 0
+      (['projects', 'requests', 'remoteChanges'] as const).every((name) => this.coordinator.view()?.size(name) === 0)
     await this.#runUntil(() => isQuiet() || this.time.now() >= giveUp)
     if (this.ledger.violations.length > 0 || this.#options.untilMs !== undefined) return
+    this.remote?.judge.checkOnce()
     for (const project of this.coordinator.view()?.all('projects') ?? []) {
       this.ledger.violate(
         'SIM-14 ends',
         `${project.change} never ended: ${project.state}, ${JSON.stringify(project.stop)}, active ${project.active}`,
       )
     }
+    for (const { project, number } of this.coordinator.view()?.all('remoteChanges') ?? [])
+      this.ledger.violate('SIM-42 told', `${number ?? project} has calls in the outbox that are never made`)
     const end = this.time.now() + SETTLING_MS
     await this.#runUntil(() => this.time.now() >= end)
     this.#checkLogs()
     this.#checkSpools()
     this.#checkFeed()
+    this.remote?.judge.checkEnd()
   }
 
   /** What was stored of each run is what its machine has on disk: no gap, no repeat, the same bytes. */

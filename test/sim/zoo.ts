@@ -25,6 +25,7 @@ const INSTALL = 'agent/runner/install.ts'
 const WRAP = 'agent/runner/wrap.ts'
 const REBOOT = 'agent/runner/reboot.ts'
 const RECORDS = 'agent/runner/records.ts'
+const SNOW = 'coordinator/change/servicenow'
 
 const bug = (rule: string, seed: number, ...edits: readonly Edit[]): Planted => ({ rule, seed, edits })
 
@@ -64,7 +65,7 @@ export const ZOO = {
   ),
   'silence frees the line': bug(
     'SIM-4',
-    4,
+    6,
     [
       'coordinator/domain/clock.ts',
       "    loseOrder(\n      draft,\n      order,\n      `${order.name} ${howSilent(draft, order)}; nothing was heard of it for ${seconds} s`,\n      order.step === 'reboot' ? goneAdvice(order) : [],\n    )\n",
@@ -126,7 +127,7 @@ export const ZOO = {
     'order: order.id, upTo: order.upTo }',
     'order: order.id, upTo: order.upTo + 1 }',
   ]),
-  'a gap in the records is taken': bug('SIM-15', 62, [
+  'a gap in the records is taken': bug('SIM-15', 141, [
     NEWS,
     'if (first === undefined || first.n !== order.upTo + 1) {',
     'if (first === undefined) {',
@@ -192,7 +193,7 @@ export const ZOO = {
     'return count >= (project.failuresMax ?? count + 1) ||',
     'return count >= ((project.options.maxFailures === null ? project.failuresMax : null) ?? count + 1) ||',
   ]),
-  'a project goes on after a failure unasked': bug('SIM-19', 4, [
+  'a project goes on after a failure unasked': bug('SIM-19', 10, [
     PACE,
     "if (pace.onFailure === 'stop') return 1",
     "if (pace.onFailure === 'stop') return null",
@@ -206,6 +207,87 @@ export const ZOO = {
     'coordinator/sessions/session.ts',
     "    s.announced = false\n    tell(s, { type: 'sessionClosed'",
     "    s.announced = false\n    if (s.pings > 1e9) tell(s, { type: 'sessionClosed'",
+  ]),
+  // ServiceNow.
+  'a hold of the change is not looked at': bug('SIM-40', 46, [
+    ROLLOUT,
+    'if (permission.onHold) return',
+    'if (permission.change === null) return',
+  ]),
+  'the window of the change is not looked at': bug('SIM-40', 15, [
+    ROLLOUT,
+    '  return shut === null\n    ? null\n',
+    '  return shut !== draft\n    ? null\n',
+  ]),
+  'a permission is kept for the next grants': bug('SIM-40', 4, [
+    `${SNOW}/provider.ts`,
+    '    const permission = await readPermission(desk, change, timeoutMs)\n',
+    "    const kept = desk.approvers.get(`kept ${project}`) as unknown as Awaited<ReturnType<typeof readPermission>>\n    const permission = kept === undefined ? await readPermission(desk, change, timeoutMs) : { ...kept, readAt: desk.now() }\n    if (permission.approval === 'approved') desk.approvers.set(`kept ${project}`, permission as never)\n",
+  ]),
+  'another record is taken for the change': bug(
+    'SIM-40',
+    62,
+    [
+      `${SNOW}/desk.ts`,
+      "  if (textOf(row, 'sys_id') === sysId) return row\n",
+      "  if (textOf(row, 'sys_id') === sysId || timeoutMs !== undefined) return row\n",
+    ],
+    [
+      `${SNOW}/records.ts`,
+      "if (textOf(row, 'sys_id') !== change.sysId || textOf(row, 'number') !== number)",
+      "if (textOf(row, 'sys_id') === '')",
+    ],
+    [
+      `${SNOW}/records.ts`,
+      "if (textOf(row, 'correlation_id') !== correlationOf(settings, change.project))",
+      'if (row === null)',
+    ],
+    [`${SNOW}/records.ts`, "mark.startsWith(DIGEST_MARK) ? mark.slice(DIGEST_MARK.length) : ''", 'change.digest'],
+  ),
+  'a change that was withdrawn permits': bug('SIM-40', 62, [
+    `${SNOW}/records.ts`,
+    "if (approval === 'approved' || !settings.approvalRequired)",
+    "if (approval !== 'rejected')",
+  ]),
+  'who approves anew after a revert is not looked at': bug('SIM-40', 49, [
+    `${SNOW}/permission.ts`,
+    "if (version !== '' && known?.version === version)",
+    'if (known?.who.users.some((user) => user !== change.requester) === true)',
+  ]),
+  'that approvers can not be read is no doubt': bug('SIM-40', 62, [
+    `${SNOW}/permission.ts`,
+    "const who = await deciders(desk, change, 'approved', timeoutMs)",
+    "const who = await deciders(desk, change, 'approved', timeoutMs).catch(() => ({ by: '', reason: null, users: [] }))",
+  ]),
+  'a change is made without waiting for what may still come': bug('SIM-41', 45, [
+    `${SNOW}/desk.ts`,
+    'if (!(error instanceof ServiceNowError) || !error.isAmbiguous) throw error',
+    'if (error !== null) throw error',
+  ]),
+  'a change is made without looking for it': bug('SIM-41', 4, [
+    `${SNOW}/raise.ts`,
+    'const known = await findChange(desk, correlation)',
+    'const known = tried.isFirst ? await findChange(desk, correlation) : null',
+  ]),
+  'nothing is waited for after a restart': bug('SIM-41', 61, [
+    `${SNOW}/desk.ts`,
+    'if (tried.isFirst || waitMs <= 0) return',
+    'if (waitMs !== null) return',
+  ]),
+  'a note is written again': bug('SIM-41', 16, [
+    `${SNOW}/task.ts`,
+    'const isTold = !tried.isFirst && (await hasNote(desk, task, key))',
+    'const isTold = tried.isFirst && (await hasNote(desk, task, key))',
+  ]),
+  'a call leaves the outbox before it is made': bug('SIM-42', 68, [
+    'coordinator/change/sender.ts',
+    '      this.#again(lane, row, error)\n      return\n',
+    "      if (row.call.call !== 'task') {\n        this.#again(lane, row, error)\n        return\n      }\n      delivered = { what: 'done' }\n",
+  ]),
+  'the outbox is not taken up after a restart': bug('SIM-42', 7, [
+    'coordinator/change/sender.ts',
+    "for (const change of ports.view.all('remoteChanges')) lanes.wake(change.project)",
+    "for (const change of ports.view.all('remoteChanges')) lanes.problem(change.project)",
   ]),
   // The agent.
   'shipping never begins again': bug(
@@ -278,7 +360,7 @@ export const ZOO = {
     'const counter = Math.max(1, Number(text) + 1 - (Number(text) % 5 === 4 ? 1 : 0))\n',
   ]),
   // The runner.
-  'a signature is not looked at': bug('SIM-23', 5, [
+  'a signature is not looked at': bug('SIM-23', 21, [
     GRANTS,
     'if (!isSigned(key, bytes, grant.signature))',
     'if (key === null)',
@@ -290,11 +372,11 @@ export const ZOO = {
   ]),
   'any key will do': bug(
     'SIM-23',
-    5,
+    21,
     [GRANTS, 'keys.keys.find((one) => one.keyId === grant.keyId)', 'keys.keys[0]'],
     [GRANTS, 'if (!isSigned(key, bytes, grant.signature))', "if (grant.signature === '')"],
   ),
-  'a grant is claimed too late': bug('SIM-6', 4, [GRANTS, 'if (facts.now > payload.startBy)', 'if (facts.now < 0)']),
+  'a grant is claimed too late': bug('SIM-6', 6, [GRANTS, 'if (facts.now > payload.startBy)', 'if (facts.now < 0)']),
   'apt before the latch': bug('SIM-12', 1, [
     WRAP,
     "  if (!takeLatch(disk, files, { by: 'wrapper', at: startedAt, try: command.try })) return done(LATCHED_ALREADY)\n",
@@ -318,12 +400,12 @@ export const ZOO = {
   'torn records stay': bug('SIM-15', 14, [RECORDS, 'if (whole < bytes.length) {', 'if (whole < 0) {']),
   'neither apt nor dpkg is waited for': bug(
     'SIM-5',
-    4,
+    9,
     [INSTALL, "argv: ['flock', order.files.lock, 'true'],", "argv: ['flock', '/none', 'true'],"],
     [INSTALL, 'if (holder !== null) {', 'if (holder === undefined) {'],
   ),
-  'a lost dpkg is not waited for': bug('SIM-5', 4, [INSTALL, 'if (holder !== null) {', 'if (holder === undefined) {']),
-  'a killed apt has taken dpkg with it': bug('SIM-5', 4, [
+  'a lost dpkg is not waited for': bug('SIM-5', 12, [INSTALL, 'if (holder !== null) {', 'if (holder === undefined) {']),
+  'a killed apt has taken dpkg with it': bug('SIM-5', 12, [
     INSTALL,
     'const holder = exit === null || exit.signal !== null ?',
     'const holder = exit === null ?',
@@ -349,7 +431,7 @@ export const ZOO = {
     'if (machine.bootId !== reboot.bootId) return verify(run, reboot)\n',
     '',
   ]),
-  'an apt that dies with the runner': bug('SIM-11', 8, [
+  'an apt that dies with the runner': bug('SIM-11', 2, [
     INSTALL,
     '      timeLimitMs: null,\n      diesWithUs: false,',
     '      timeLimitMs: 60_000,\n      diesWithUs: false,',

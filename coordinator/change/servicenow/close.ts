@@ -5,7 +5,8 @@
  */
 import type { Delivered } from '../../domain/events.ts'
 import { type OutboxRow, type RemoteChange, placeKey } from '../../domain/state.ts'
-import { type Desk, changeState, clickText, moveRecord, needsPerson } from './desk.ts'
+import type { Tried } from '../sender.ts'
+import { type Desk, changeState, clickText, making, moveRecord, needsPerson, waitForLast } from './desk.ts'
 import { type Row, SYS_ID, rowsOf, textOf } from './records.ts'
 import { closing, taskState } from './task.ts'
 import { cut } from './texts.ts'
@@ -18,24 +19,30 @@ type Known = RemoteChange & { readonly number: string; readonly sysId: string }
 const MOVES_MAX = 6
 const DONE: Delivered = { what: 'done' }
 
-export async function closeChange(desk: Desk, call: CloseCall, change: RemoteChange): Promise<Delivered> {
+export async function closeChange(desk: Desk, call: CloseCall, change: RemoteChange, tried: Tried): Promise<Delivered> {
   if (change.number === null || change.sysId === null) return DONE
   const known = { ...change, number: change.number, sysId: change.sysId }
   for (let move = 0; move < MOVES_MAX; move += 1) {
-    if (await moveOn(desk, call, known)) return DONE
+    if (await moveOn(desk, call, known, tried)) return DONE
   }
   throw needsPerson(desk, clickText(desk, known.sysId, known.number, 'close'))
 }
 
 /** One move; true when there is none left. */
-async function moveOn(desk: Desk, call: CloseCall, change: Known): Promise<boolean> {
+async function moveOn(desk: Desk, call: CloseCall, change: Known, tried: Tried): Promise<boolean> {
   const { settings } = desk
   const { state, row } = await changeState(desk, change.sysId, change.number)
-  if (state === 'closed' || state === 'canceled') return true
+  if (state === 'closed' || state === 'canceled') {
+    // What was added after somebody else had ended it no flow has ended.
+    await closeOurs(desk, call, change)
+    return true
+  }
   const hasRun = didRun(desk, change.project)
   if (!hasRun && state !== 'implement' && state !== 'review') {
     const fields = { state: settings.states.canceled, close_notes: cut(call.notes), work_notes: cut(call.notes) }
-    await moveTo(desk, change, fields, 'cancel')
+    // The note would be there twice if an earlier try took effect after this one.
+    waitForLast(desk, tried)
+    await making(desk, () => moveTo(desk, change, fields, 'cancel'))
     return false
   }
   if (textOf(row, 'on_hold') === 'true')
@@ -87,8 +94,8 @@ function didRun(desk: Desk, project: string): boolean {
   return counts !== undefined && counts.pass + counts.fail > 0
 }
 
-/** Ours, those of the site's flow that the configuration names, and whatever else is open, which is a person's. */
-async function closeTasks(desk: Desk, call: CloseCall, change: Known): Promise<void> {
+/** Our own tasks, each with how its bag ended. */
+async function closeOurs(desk: Desk, call: CloseCall, change: Known): Promise<void> {
   for (const [index, task] of change.tasks.entries()) {
     const state = await taskState(desk, task)
     if (state === 'closed' || state === 'canceled' || state === 'gone') continue
@@ -97,6 +104,11 @@ async function closeTasks(desk: Desk, call: CloseCall, change: Known): Promise<v
     if (!(await moveRecord(desk, to)))
       throw needsPerson(desk, clickText(desk, change.sysId, change.number, `close the task ${task.number} of`))
   }
+}
+
+/** Ours, those of the site's flow that the configuration names, and whatever else is open, which is a person's. */
+async function closeTasks(desk: Desk, call: CloseCall, change: Known): Promise<void> {
+  await closeOurs(desk, call, change)
   const what = `reading the tasks of ${change.number}`
   const path = `/api/sn_chg_rest/change/${change.sysId}/task`
   const rows = rowsOf((await desk.client.ask({ method: 'GET', path, what })) ?? [], what)

@@ -10,6 +10,10 @@ import { ServiceNowError, isRefusal, quoted } from './failures.ts'
 import { type Row, SYS_ID, rowOf, stateOf, textOf } from './records.ts'
 import { type ChangeState, type ServiceNowSettings, linkOf } from './settings.ts'
 
+/** Those who approved a change, as long as its record is at this version. */
+export type Approvers = { readonly version: string; readonly who: Who }
+export type Who = { readonly by: string; readonly reason: string | null; readonly users: readonly string[] }
+
 /** What the work at ServiceNow's desk needs. */
 export type Desk = {
   readonly settings: ServiceNowSettings
@@ -23,6 +27,8 @@ export type Desk = {
   readonly startedAt: number
   /** Whether a person may approve what they asked for themselves. */
   readonly requesterMayApprove: boolean
+  /** Who approved, by project, with the version of the record that they approved. */
+  readonly approvers: Map<string, Approvers>
   /** What a person must do at the project's change, by subject; null when it is done. */
   readonly ask: (project: string, subject: string, text: string | null) => void
 }
@@ -76,6 +82,7 @@ export function listRecords(
     readonly limit: number
     readonly what: string
   },
+  timeoutMs?: number,
 ): Promise<unknown> {
   const query = {
     ...COMMON,
@@ -83,7 +90,14 @@ export function listRecords(
     sysparm_fields: from.columns.join(','),
     sysparm_limit: String(from.limit),
   }
-  return desk.client.ask({ method: 'GET', path: `${TABLE}/${from.table}`, query, what: from.what })
+  const path = `${TABLE}/${from.table}`
+  return desk.client.ask({
+    method: 'GET',
+    path,
+    query,
+    what: from.what,
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  })
 }
 
 /** What was sent by a process that is gone may still take effect; until it can't, nothing is made anew. */

@@ -57,6 +57,7 @@ export function createServiceNow(ports: ServiceNowPorts): ServiceNow {
     now: ports.now,
     startedAt: clock.monotonicNow(),
     requesterMayApprove: ports.requesterMayApprove,
+    approvers: new Map(),
     ask: (project, subject, text) => {
       const mine = asked.get(project) ?? new Map<string, string>()
       if (text === null) mine.delete(subject)
@@ -69,6 +70,7 @@ export function createServiceNow(ports: ServiceNowPorts): ServiceNow {
     const delivered = await make(desk, row, { change, tried, implementing })
     if (row.call.call === 'close') {
       asked.delete(row.project)
+      desk.approvers.delete(row.project)
       implementing.delete(row.project)
     }
     return delivered
@@ -121,7 +123,7 @@ function make(
     case 'task':
       return tellTask(desk, row, call, given)
     case 'close':
-      return closeChange(desk, call, given.change)
+      return closeChange(desk, call, given.change, given.tried)
   }
 }
 

@@ -88,6 +88,7 @@ export const PERMISSION_COLUMNS = [
   'end_date',
   'correlation_id',
   'correlation_display',
+  'sys_mod_count',
 ]
 
 /**
@@ -107,13 +108,15 @@ export function permissionOf(settings: ServiceNowSettings, change: RemoteChange,
   const onHold = textOf(row, 'on_hold')
   if (onHold !== 'true' && onHold !== 'false') throw doubt('it does not say whether it is on hold')
   const mark = textOf(row, 'correlation_display')
+  const decision = decisionOf(settings, state, textOf(row, 'approval'))
   return {
     change: number,
     by: null,
-    ...decisionOf(settings, state, textOf(row, 'approval')),
+    ...decision,
     digest: mark.startsWith(DIGEST_MARK) ? mark.slice(DIGEST_MARK.length) : '',
     onHold: onHold === 'true',
-    window: windowOf(row, doubt),
+    // What denies anyhow is told for what it is, whatever the dates are.
+    window: decision.approval === 'approved' ? windowOf(row, doubt) : null,
     readAt,
   }
 }
