@@ -22,7 +22,7 @@ import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { realHttp } from './http.ts'
 import { createTools } from './pattern.ts'
-import type { Clock, Http, Log, Random, Store } from './ports.ts'
+import type { Clock, DashboardFiles, Http, Log, Random, Store } from './ports.ts'
 import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
 import { readWhole } from './lookup/file.ts'
 import { type Lookup, createLookup } from './lookup/lookup.ts'
@@ -44,6 +44,8 @@ export type CoordinatorPorts = {
   readonly version: string
   /** What was logged, for those who ask for it. */
   readonly serviceLog?: ServiceLog['read']
+  /** Without it nobody is shown anything at `/`. */
+  readonly dashboard?: DashboardFiles
   /** How other systems are reached; Node's own client without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
@@ -118,14 +120,14 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     log,
     tools,
     readiness: () => notReady,
-    ...(ports.serviceLog === undefined ? {} : { serviceLog: ports.serviceLog }),
+    ...optionsOf(ports),
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
     ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
     examine: async () => [...(await provider.examine()), ...(lookup === null ? [] : [await findingOf(lookup)])],
     backup: (path, passphrase) => backup(ports, path, passphrase),
-    limits: { feedClientsMax: config.feed.clientsMax },
+    limits: { feedClientsMax: config.feed.clientsMax, sessionMsMax: config.dashboard.sessionMsMax },
     troubles: () => chat?.troubles() ?? [],
   })
   let chat: Chat | null = null
@@ -153,6 +155,11 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       store.close()
     },
   }
+}
+
+/** What is only there where somebody gave it. */
+function optionsOf({ serviceLog, dashboard }: CoordinatorPorts): Pick<ApiPorts, 'serviceLog' | 'dashboard'> {
+  return { ...(serviceLog === undefined ? {} : { serviceLog }), ...(dashboard === undefined ? {} : { dashboard }) }
 }
 
 function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {
@@ -285,6 +292,7 @@ function viewsOf(
 ): ApiPorts['views'] {
   return {
     isRemote: given.provider.isRemote,
+    elsewhere: given.provider.elsewhereOf,
     status: (change) => {
       const rows = projectRows(driver, store, change)
       return rows === undefined

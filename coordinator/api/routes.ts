@@ -8,12 +8,12 @@ import { type FastifyError, type FastifyInstance, type FastifyReply, type Fastif
 import { type Refusal, RefusedError } from '../../protocol/errors.ts'
 import { ROUTES, type RouteName } from '../../protocol/http.ts'
 import { nearestNames } from '../domain/nearest.ts'
-import type { Actor } from '../domain/state.ts'
-import { type Authenticator, type Channel, plainAddress } from './authentication.ts'
+import { type Authenticator, type Caller, type Channel, plainAddress } from './authentication.ts'
 import { BODY_BYTES_MAX, checkShape, headerProblem, parseBody } from './bodies.ts'
 import type { Call, Handlers } from './calls.ts'
 import { openApiDocument } from './openapi.ts'
 import type { ApiPorts } from './ports.ts'
+import { addPageRoutes } from './page.ts'
 import { PROBLEM_TYPE, endWithProblem, internalRefusal, problemHeaders, problemOf } from './problems.ts'
 import { refuseCall } from './roles.ts'
 
@@ -95,16 +95,19 @@ export function createRoutes(parts: RouteParts): FastifyInstance {
 function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): void {
   const route = ROUTES[name]
   const { authenticator, channel } = parts
-  const actors = new WeakMap<FastifyRequest, Actor>()
+  const callers = new WeakMap<FastifyRequest, Caller>()
   app.route({
     method: route.method,
     url: route.path,
     // Before the body is read: who may not call gets no memory of ours.
     onRequest: (request, reply, done) => {
-      const { caller, refusal } = authenticator.authenticate(channel, request.headers, addressOf(request))
+      const { caller, refusal } = authenticator.authenticate(channel, request.headers, {
+        address: addressOf(request),
+        isRead: route.method === 'GET',
+      })
       const denied = route.roles === 'none' ? null : (refusal ?? refuseCall(caller?.actor ?? null, name))
       if (caller !== null) {
-        actors.set(request, caller.actor)
+        callers.set(request, caller)
         parts.onProven(request.raw.socket)
       }
       const problem = denied === null ? headerProblem(request.headers, route.body !== null) : null
@@ -118,8 +121,9 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
       const refusals = [...(query.ok ? [] : query.refusals), ...(body.ok ? [] : body.refusals)]
       if (!query.ok || !body.ok) return sendProblem(reply, refusals)
       const call: Call<never> = {
-        actor: actors.get(request) ?? { kind: 'smith' },
+        actor: callers.get(request)?.actor ?? { kind: 'smith' },
         address: addressOf(request),
+        session: callers.get(request)?.session ?? null,
         params: request.params as Record<string, string>,
         query: query.value,
         body: body.value as never,
@@ -130,9 +134,10 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
       }
       const handle = parts.handlers[name] as (given: Call<never>) => ReturnType<Handlers[RouteName]>
       const answer = await handle(call)
-      if (answer.ok) return sendJson(reply.code(answer.status ?? 200), answer.value)
-      // A guessed enrolment token is a failed authentication like any other.
-      const isGuess = name === 'enrol' && answer.refusals.some((one) => one.kind === 'unauthenticated')
+      if (answer.ok) return sendJson(reply.code(answer.status ?? 200).headers(answer.headers ?? {}), answer.value)
+      // A guessed token in a body is a failed authentication like any other.
+      const isGuess =
+        (name === 'enrol' || name === 'sessionOpen') && answer.refusals.some((one) => one.kind === 'unauthenticated')
       const failed = isGuess ? authenticator.noteFailure(addressOf(request)) : null
       return sendProblem(reply, failed?.kind === 'too-many' ? [failed] : answer.refusals)
     },
@@ -147,6 +152,7 @@ function readBody(schema: (typeof ROUTES)[RouteName]['body'], request: FastifyRe
 }
 
 function addPlainRoutes(app: FastifyInstance, { ports, notReady }: RouteParts): void {
+  if (ports.dashboard !== undefined) addPageRoutes(app, ports.dashboard)
   const description = JSON.stringify(openApiDocument(ports.version))
   app.get('/api/v1/openapi.json', (_request, reply) => reply.type(JSON_TYPE).send(description))
   app.get('/healthz', (_request, reply) => sendJson(reply, { ok: true }))
