@@ -3,7 +3,7 @@
  * forgotten when there are many. However long the log, no more than a few thousand records are ever here.
  */
 import type { RunRecord } from '../../protocol/files.ts'
-import { call } from './api.ts'
+import { CallError, call } from './api.ts'
 
 const PAGE = 250
 const PAGES_MAX = 40
@@ -12,6 +12,8 @@ export type LogPages = {
   readonly recordAt: (n: number) => RunRecord | undefined
   /** Sees to it that these are here soon. */
   readonly want: (first: number, last: number) => void
+  /** Looks whether there are more than is known: no row of the feed has said so yet, or one was missed. */
+  readonly look: () => void
   readonly stop: () => void
 }
 
@@ -19,21 +21,28 @@ export type LogPages = {
 export function createLogPages(order: string, upTo: () => number, onNews: (upTo: number) => void): LogPages {
   const pages = new Map<number, RunRecord[]>()
   const wanted = new Set<number>()
-  const state = { isBusy: false, isStopped: false }
+  const state = { isBusy: false, isStopped: false, isLooking: false }
 
   const isWhole = (index: number) => (pages.get(index)?.length ?? 0) >= Math.min(PAGE, upTo() - index * PAGE)
+  /** What was wanted last comes first; then the end, when there may be more than is known. */
+  const next = () => {
+    const wantedLast = [...wanted].at(-1)
+    if (wantedLast !== undefined || !state.isLooking) return wantedLast
+    state.isLooking = false
+    return Math.floor(upTo() / PAGE)
+  }
   const run = async () => {
     if (state.isBusy) return
     state.isBusy = true
     try {
-      for (let index = [...wanted].at(-1); index !== undefined && !state.isStopped; index = [...wanted].at(-1)) {
+      for (let index = next(); index !== undefined && !state.isStopped; index = next()) {
         await fetchPage(index)
         if (isWhole(index)) wanted.delete(index)
       }
     } catch (error) {
       // The call has said why, and the next scroll or the next row of the feed asks again.
       wanted.clear()
-      if (!(error instanceof Error)) throw error
+      if (!(error instanceof CallError)) throw error
     } finally {
       state.isBusy = false
     }
@@ -60,6 +69,10 @@ export function createLogPages(order: string, upTo: () => number, onNews: (upTo:
       wanted.clear()
       for (let index = Math.floor((first - 1) / PAGE); index * PAGE < last; index += 1)
         if (!isWhole(index)) wanted.add(index)
+      void run()
+    },
+    look: () => {
+      state.isLooking = true
       void run()
     },
     stop: () => (state.isStopped = true),

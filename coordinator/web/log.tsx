@@ -53,7 +53,7 @@ function useRecords(order: OrderView) {
     const stopRows = onRow((row) => {
       for (const fact of row.facts) if (fact.order === order.order && fact.upTo !== undefined) grow(fact.upTo)
     })
-    const stopAnew = anew.subscribe(() => pages.want(Math.max(1, count.current - 1), count.current))
+    const stopAnew = anew.subscribe(() => pages.look())
     return () => {
       stopRows()
       stopAnew()
