@@ -21,6 +21,7 @@ import { step } from './domain/step.ts'
 import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { realHttp } from './http.ts'
+import { createMetrics } from './metrics.ts'
 import { createTools } from './pattern.ts'
 import type { Clock, DashboardFiles, Http, Log, Random, Store } from './ports.ts'
 import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
@@ -91,7 +92,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   const tools = createTools(config.settings, random)
   let notReady: string | null = 'the coordinator is starting'
   const driver = createDriver({
-    store,
+    store: withCommits(store, clock, (seconds) => metrics.committed(seconds)),
     clock,
     tools,
     settings: config.settings,
@@ -106,21 +107,19 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
   driver.onRow((row) => logRow(log, row))
+  const metrics = metricsOf(ports, driver, () => api.feedClients())
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
     driver: lookup === null ? driver : withLookup(driver, lookup),
     store,
-    tls: ports.keys.tls,
-    pin: ports.keys.pin,
-    orderKeyPublicBase64: ports.keys.orderKey.publicKeyBase64,
-    instance: config.instance,
-    version: ports.version,
+    ...identityOf(ports),
     clock,
     random,
     log,
     tools,
     readiness: () => notReady,
     ...optionsOf(ports),
+    metrics: metrics.text,
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
@@ -155,6 +154,32 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       store.close()
     },
   }
+}
+
+function metricsOf({ store, config, version }: CoordinatorPorts, driver: Driver, feedClients: () => number) {
+  const { instance } = config
+  return createMetrics({ driver, store, instance, version, feedClients, withProcess: true })
+}
+
+/** The store, with somebody told how long each commit took. */
+function withCommits(store: Store, clock: Clock, committed: (seconds: number) => void): Store {
+  return {
+    ...store,
+    commit: (turn) => {
+      const begun = clock.monotonicNow()
+      const told = () => committed((clock.monotonicNow() - begun) / 1000)
+      const done = store.commit(turn)
+      if (done !== undefined) return done.then(told)
+      told()
+      return undefined
+    },
+  }
+}
+
+/** Which coordinator answers. */
+function identityOf({ keys, config, version }: CoordinatorPorts) {
+  const { tls, pin, orderKey } = keys
+  return { tls, pin, orderKeyPublicBase64: orderKey.publicKeyBase64, instance: config.instance, version }
 }
 
 /** What is only there where somebody gave it. */

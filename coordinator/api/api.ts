@@ -28,6 +28,7 @@ export type Api = {
   readonly listen: (at: { readonly host: string; readonly port: number }) => Promise<{ readonly port: number }>
   readonly listenSocket: (path: string) => Promise<void>
   readonly close: () => Promise<void>
+  readonly feedClients: () => number
 }
 
 /** How long calls in hand may take to end when the interface closes. */
@@ -90,6 +91,7 @@ export function createApi(ports: ApiPorts): Api {
       await removeStaleSocket(path)
       await listenOn(local.server, { path })
     },
+    feedClients: feed.clients,
     close: async () => {
       state.isClosing = true
       feed.close()

@@ -12,7 +12,7 @@ import type { Request } from '../domain/state.ts'
 import type { Tools } from '../domain/events.ts'
 import type { Driver } from '../driver.ts'
 import type { ServiceLogPage } from '../../protocol/service-log.ts'
-import type { Clock, DashboardFiles, Log, Random, ServiceLogQuery, Store } from '../ports.ts'
+import type { Clock, DashboardFiles, Log, Metrics, Random, ServiceLogQuery, Store } from '../ports.ts'
 
 /** An answer, or every reason why there is none. */
 export type Answer<Value> =
@@ -67,6 +67,8 @@ export type ApiPorts = {
   }
   /** The files of the dashboard by path, `/` among them; without it there is no dashboard. */
   readonly dashboard?: DashboardFiles
+  /** What Prometheus reads; without it `/metrics` does not exist. */
+  readonly metrics?: Metrics
   /** Writes the sealed backup; it must refuse a file that exists. */
   readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
   /** Looks at what is around the coordinator, without changing it. */

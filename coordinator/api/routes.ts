@@ -7,6 +7,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify'
 import { type Refusal, RefusedError } from '../../protocol/errors.ts'
 import { ROUTES, type RouteName } from '../../protocol/http.ts'
+import type { Metrics } from '../ports.ts'
 import { nearestNames } from '../domain/nearest.ts'
 import { type Authenticator, type Caller, type Channel, plainAddress } from './authentication.ts'
 import { BODY_BYTES_MAX, checkShape, headerProblem, parseBody } from './bodies.ts'
@@ -151,8 +152,10 @@ function readBody(schema: (typeof ROUTES)[RouteName]['body'], request: FastifyRe
   return parsed.ok ? checkShape(schema, parsed.value, 'body') : parsed
 }
 
-function addPlainRoutes(app: FastifyInstance, { ports, notReady }: RouteParts): void {
+function addPlainRoutes(app: FastifyInstance, parts: RouteParts): void {
+  const { ports, notReady } = parts
   if (ports.dashboard !== undefined) addPageRoutes(app, ports.dashboard)
+  if (ports.metrics !== undefined) addMetrics(app, parts, ports.metrics)
   const description = JSON.stringify(openApiDocument(ports.version))
   app.get('/api/v1/openapi.json', (_request, reply) => reply.type(JSON_TYPE).send(description))
   app.get('/healthz', (_request, reply) => sendJson(reply, { ok: true }))
@@ -160,6 +163,19 @@ function addPlainRoutes(app: FastifyInstance, { ports, notReady }: RouteParts): 
     const reason = notReady()
     if (reason === null) return sendJson(reply, { ok: true })
     return sendProblem(reply, [{ kind: 'unavailable', message: reason, remedy: "look into the coordinator's log" }])
+  })
+}
+
+/** Names of lines and reasons are nobody's business who may not look; Prometheus shows a token like any other. */
+function addMetrics(app: FastifyInstance, parts: RouteParts, metrics: Metrics): void {
+  app.get('/metrics', async (request, reply) => {
+    const from = { address: addressOf(request), isRead: true }
+    const { caller, refusal } = parts.authenticator.authenticate(parts.channel, request.headers, from)
+    const denied = refusal ?? refuseCall(caller?.actor ?? null, 'feed')
+    if (denied !== null) return sendProblem(reply, [denied])
+    parts.onProven(request.raw.socket)
+    const { type, text } = await metrics()
+    return reply.headers(STATIC_HEADERS).type(type).send(text)
   })
 }
 

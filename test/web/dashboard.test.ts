@@ -5,13 +5,13 @@
 import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { createApi } from '../../coordinator/api/api.ts'
+import { type RunningMachine, line } from '../api/runs.ts'
 import { until } from '../site/harness.ts'
 import { appendLines } from './lines.ts'
-import { type WebMachine, type WebSite, createWebSite, line, noBrowser } from './site.ts'
+import { type WebSite, createWebSite, noBrowser } from './site.ts'
 
 const SKIP = noBrowser === null ? '' : ` # ${noBrowser}`
-/** A log of a million lines takes a third of a minute to write; `SMITH_WEB_LINES=1000000` tries it. */
-const LINES = Number(process.env['SMITH_WEB_LINES'] ?? 60_000)
+const LINES = 1_000_000
 const MACHINES = 1_000
 
 let shared: Promise<WebSite> | null = null
@@ -21,7 +21,7 @@ function browserTest(name: string, body: (tt: Test, site: WebSite) => Promise<vo
   t.test(name + SKIP, { skip: noBrowser ?? false }, async (tt) => body(tt, await siteOf()))
 }
 
-const granted = (machine: WebMachine) => until('the grant', () => machine.grants.length > 0)
+const granted = (machine: RunningMachine) => until('the grant', () => machine.grants.length > 0)
 const text = (page: Page, selector = 'main') => page.locator(selector).first().innerText()
 /** What a person may have to wait for is looked for until it is there. */
 const shows = (page: Page, what: string | RegExp) => page.getByText(what).first().waitFor()

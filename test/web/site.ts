@@ -6,9 +6,8 @@ import { existsSync } from 'node:fs'
 import { type Browser, type BrowserContext, type Page, chromium } from 'playwright-core'
 import type { Test } from 'tap'
 import { openDashboardFiles } from '../../coordinator/dashboard-files.ts'
-import type { Result, RunRecord, Step } from '../../protocol/files.ts'
-import { ORDER_STEPS, resultRecord } from '../coordinator/agent.ts'
 import { SETTINGS } from '../coordinator/harness.ts'
+import { type RunningMachine, withRuns } from '../api/runs.ts'
 import { type World, type WorldOptions, createWorld } from '../api/world.ts'
 
 /** Debian's; Ubuntu's is a snap, which a test can't start. */
@@ -20,19 +19,11 @@ export const noBrowser: string | null = existsSync(CHROMIUM)
   ? null
   : `there is no ${CHROMIUM} (Debian package chromium)`
 
-export type WebMachine = Awaited<ReturnType<World['machine']>> & {
-  /** Says what a run printed and did, of the newest grant; the records are numbered on. */
-  readonly records: (...records: readonly Loose[]) => Promise<void>
-  readonly succeed: () => Promise<void>
-  readonly fail: (fields: Partial<Result>, lines?: readonly string[]) => Promise<void>
-}
-type Loose = Readonly<Record<string, unknown>>
-
 export type WebSite = {
   readonly world: World
   readonly browser: Browser
   readonly url: string
-  readonly add: (name: string) => Promise<WebMachine>
+  readonly add: (name: string) => Promise<RunningMachine>
   /** A page of its own profile, logged in as this person. */
   readonly open: (person: string, options?: Parameters<Browser['newContext']>[0]) => Promise<Page>
 }
@@ -69,39 +60,4 @@ export async function logIn(page: Page, url: string, token: string): Promise<voi
 
 export function contextOf(page: Page): BrowserContext {
   return page.context()
-}
-
-function withRuns(world: World, machine: Awaited<ReturnType<World['machine']>>): WebMachine {
-  const sent = new Map<string, number>()
-  const records = async (...given: readonly Loose[]) => {
-    const order = machine.grants.at(-1)?.order ?? ''
-    const from = (sent.get(order) ?? 0) + 1
-    sent.set(order, from + given.length - 1)
-    const numbered = given.map((one, index) => ({ n: from + index, at: world.driver.now(), ...one }) as RunRecord)
-    await machine.say({ t: 'records', order, records: numbered })
-  }
-  const steps = (...names: readonly Step[]) => records(...names.map((step) => ({ type: 'step', step })))
-  const result = async (outcome: Result['outcome'], fields: Partial<Result>) => {
-    const { n: _, at: __, ...rest } = resultRecord(0, outcome, fields)
-    await records(rest)
-  }
-  return {
-    ...machine,
-    records,
-    succeed: async () => {
-      await steps(...ORDER_STEPS)
-      await records(line('Setting up hello (2.0) ...', 0))
-      await steps('post-checks', 'verify')
-      await result('succeeded', {})
-    },
-    fail: async (fields, lines = []) => {
-      await steps(...ORDER_STEPS)
-      for (const [index, text] of lines.entries()) await records(line(text, index))
-      await result('failed', { latched: true, ...fields })
-    },
-  }
-}
-
-export function line(text: string, offset: number): Loose {
-  return { type: 'line', step: 'install', offset, text: `${text}\n` }
 }
