@@ -105,6 +105,12 @@ export default {
       { path: OURS, pathNot: '^(coordinator/web|protocol)/' },
     ),
     forbid(
+      'web-runs-in-a-browser',
+      'A browser has no modules of Node, and every package is loaded by everybody who opens the page.',
+      { path: '^coordinator/web/' },
+      { path: `${NODE}|node_modules/`, pathNot: 'node_modules/(preact|@preact/signals|valibot)/' },
+    ),
+    forbid(
       'clients-are-not-imported',
       'The coordinator must not depend on one of its clients.',
       { path: OURS, pathNot: '^(coordinator/(cli|web)|test)/' },
@@ -161,7 +167,8 @@ export default {
     forbid(
       'no-development-packages',
       'What ships is installed without the development packages.',
-      { path: '^(agent|coordinator|protocol)/' },
+      // The dashboard is shipped as a bundle, its packages in it.
+      { path: '^(agent|coordinator|protocol)/', pathNot: '^coordinator/web/' },
       { dependencyTypes: ['npm-dev'], dependencyTypesNot: ['npm', 'type-only'], pathNot: 'node_modules/@types/' },
     ),
     forbid(
@@ -212,7 +219,7 @@ export default {
     enhancedResolveOptions: {
       exportsFields: ['exports'],
       conditionNames: ['import', 'node', 'default'],
-      extensions: ['.ts', '.mjs', '.js'],
+      extensions: ['.ts', '.tsx', '.mjs', '.js'],
     },
     skipAnalysisNotInRules: false,
   },

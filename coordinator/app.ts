@@ -21,8 +21,9 @@ import { step } from './domain/step.ts'
 import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { realHttp } from './http.ts'
+import { createMetrics } from './metrics.ts'
 import { createTools } from './pattern.ts'
-import type { Clock, Http, Log, Random, Store } from './ports.ts'
+import type { Clock, DashboardFiles, Http, Log, Random, Store } from './ports.ts'
 import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
 import { readWhole } from './lookup/file.ts'
 import { type Lookup, createLookup } from './lookup/lookup.ts'
@@ -44,6 +45,8 @@ export type CoordinatorPorts = {
   readonly version: string
   /** What was logged, for those who ask for it. */
   readonly serviceLog?: ServiceLog['read']
+  /** Without it nobody is shown anything at `/`. */
+  readonly dashboard?: DashboardFiles
   /** How other systems are reached; Node's own client without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
@@ -89,7 +92,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   const tools = createTools(config.settings, random)
   let notReady: string | null = 'the coordinator is starting'
   const driver = createDriver({
-    store,
+    store: withCommits(store, clock, (seconds) => metrics.committed(seconds)),
     clock,
     tools,
     settings: config.settings,
@@ -104,28 +107,26 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
   driver.onRow((row) => logRow(log, row))
+  const metrics = metricsOf(ports, driver, () => api.feedClients())
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
     driver: lookup === null ? driver : withLookup(driver, lookup),
     store,
-    tls: ports.keys.tls,
-    pin: ports.keys.pin,
-    orderKeyPublicBase64: ports.keys.orderKey.publicKeyBase64,
-    instance: config.instance,
-    version: ports.version,
+    ...identityOf(ports),
     clock,
     random,
     log,
     tools,
     readiness: () => notReady,
-    ...(ports.serviceLog === undefined ? {} : { serviceLog: ports.serviceLog }),
+    ...optionsOf(ports),
+    metrics: metrics.text,
     ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
     ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
     examine: async () => [...(await provider.examine()), ...(lookup === null ? [] : [await findingOf(lookup)])],
     backup: (path, passphrase) => backup(ports, path, passphrase),
-    limits: { feedClientsMax: config.feed.clientsMax },
+    limits: { feedClientsMax: config.feed.clientsMax, sessionMsMax: config.dashboard.sessionMsMax },
     troubles: () => chat?.troubles() ?? [],
   })
   let chat: Chat | null = null
@@ -153,6 +154,37 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       store.close()
     },
   }
+}
+
+function metricsOf({ store, config, version }: CoordinatorPorts, driver: Driver, feedClients: () => number) {
+  const { instance } = config
+  return createMetrics({ driver, store, instance, version, feedClients, withProcess: true })
+}
+
+/** The store, with somebody told how long each commit took. */
+function withCommits(store: Store, clock: Clock, committed: (seconds: number) => void): Store {
+  return {
+    ...store,
+    commit: (turn) => {
+      const begun = clock.monotonicNow()
+      const told = () => committed((clock.monotonicNow() - begun) / 1000)
+      const done = store.commit(turn)
+      if (done !== undefined) return done.then(told)
+      told()
+      return undefined
+    },
+  }
+}
+
+/** Which coordinator answers. */
+function identityOf({ keys, config, version }: CoordinatorPorts) {
+  const { tls, pin, orderKey } = keys
+  return { tls, pin, orderKeyPublicBase64: orderKey.publicKeyBase64, instance: config.instance, version }
+}
+
+/** What is only there where somebody gave it. */
+function optionsOf({ serviceLog, dashboard }: CoordinatorPorts): Pick<ApiPorts, 'serviceLog' | 'dashboard'> {
+  return { ...(serviceLog === undefined ? {} : { serviceLog }), ...(dashboard === undefined ? {} : { dashboard }) }
 }
 
 function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {
@@ -285,6 +317,7 @@ function viewsOf(
 ): ApiPorts['views'] {
   return {
     isRemote: given.provider.isRemote,
+    elsewhere: given.provider.elsewhereOf,
     status: (change) => {
       const rows = projectRows(driver, store, change)
       return rows === undefined

@@ -199,6 +199,7 @@ export const LIMITS = {
     max: 1_073_741_824,
   }),
   feed_clients: whole('Clients of the feed at once.', 256, { min: 1, max: 100_000 }),
+  dashboard_session: seconds('How long a person stays logged in to the dashboard.', 43_200, { min: 1, max: 604_800 }),
 }
 export const REGIONS = {
   regions: field(

@@ -56,6 +56,7 @@ export type CoordinatorConfig = {
     readonly sendBytesMax: number
   }
   readonly feed: { readonly clientsMax: number }
+  readonly dashboard: { readonly sessionMsMax: number }
 }
 
 export type ChatSettings = {
@@ -223,6 +224,7 @@ function configOf(values: Values): CoordinatorConfig {
       sendBytesMax: limits.send_bytes,
     },
     feed: { clientsMax: limits.feed_clients },
+    dashboard: { sessionMsMax: ms(limits.dashboard_session) },
   }
 }
 

@@ -91,6 +91,12 @@ export type ServiceLogQuery = {
   readonly limit: number
 }
 
+/** The dashboard's files as they are sent, by path; the page itself is at `/`. */
+export type DashboardFiles = () => Promise<ReadonlyMap<string, { readonly type: string; readonly bytes: Buffer }>>
+
+/** What Prometheus reads, in its text format. */
+export type Metrics = () => Promise<{ readonly type: string; readonly text: string }>
+
 /** Structured logging, pino's shape: an object of fields and a message. */
 export type Log = {
   readonly debug: (fields: object, message: string) => void

@@ -10,6 +10,7 @@ import { multistream, pino } from 'pino'
 import { type Refusal, RefusedError } from '../protocol/errors.ts'
 import { openCoordinator, openServiceLog, restoreBackup } from './app.ts'
 import { CONFIG_PATH, configReferenceText, loadConfig } from './config.ts'
+import { openDashboardFiles } from './dashboard-files.ts'
 import type { Clock, Random } from './ports.ts'
 
 const EXIT = { done: 0, failed: 1, usage: 2 } as const
@@ -102,6 +103,7 @@ async function run(file: string, level: string): Promise<void> {
     random,
     log,
     serviceLog: serviceLog.read,
+    dashboard: openDashboardFiles(),
     version: packageVersion(),
     names: [
       hostname(),

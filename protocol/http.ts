@@ -1,6 +1,7 @@
 /** The bodies of the HTTP interface under `/api/v1`; OpenAPI is generated from these schemas. */
 import * as v from 'valibot'
 import { enrolAnswerSchema, enrolRequestSchema } from './agent.ts'
+import { logSearchSchema, overviewSchema, sessionBodySchema, sessionEndedSchema } from './dashboard.ts'
 import { refusalSchema } from './errors.ts'
 import { recordSchema } from './files.ts'
 import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema } from './ids.ts'
@@ -223,10 +224,12 @@ const serviceLogQuery = v.strictObject({
   ...{ after: optionalText, since: optionalText, limit: optionalText },
   ...{ change: optionalText, machine: optionalText },
 })
+const searchQuery = v.strictObject({ text: v.pipe(v.string(), v.minLength(1), v.maxLength(200)), after: optionalText })
 const steering = ['requester', 'admin'] as const
 /** Stopping is cheap: who approves may do it too. */
 const stopping = ['requester', 'approver', 'admin'] as const
 const admin = ['admin'] as const
+const open = { roles: ROLES, query: none, body: null } as const
 /**
  * Every route, by the name that server and client share. `roles` are those of which one is enough ('none': no person
  * needed; 'socket': the admin socket only). The core decides about commands once more, with the state at hand: a
@@ -258,29 +261,18 @@ export const ROUTES = {
     body: null,
     answer: projectListSchema,
   },
-  project: {
-    method: 'GET',
-    path: '/api/v1/projects/:change',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: projectViewSchema,
+  project: { ...{ method: 'GET', path: '/api/v1/projects/:change' }, ...open, answer: projectViewSchema },
+  plan: { ...{ method: 'GET', path: '/api/v1/projects/:change/plan' }, ...open, answer: planViewSchema },
+  projectOrders: { ...{ method: 'GET', path: '/api/v1/projects/:change/orders' }, ...open, answer: orderListSchema },
+  overview: { ...{ method: 'GET', path: '/api/v1/overview' }, ...open, answer: overviewSchema },
+  sessionOpen: {
+    ...{ method: 'POST', path: '/api/v1/session', query: none },
+    ...{ body: sessionBodySchema, answer: whoSchema },
+    roles: 'none',
   },
-  plan: {
-    method: 'GET',
-    path: '/api/v1/projects/:change/plan',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: planViewSchema,
-  },
-  projectOrders: {
-    method: 'GET',
-    path: '/api/v1/projects/:change/orders',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: orderListSchema,
+  sessionEnd: {
+    ...{ method: 'POST', path: '/api/v1/session/end', roles: ROLES },
+    ...{ query: none, body: none, answer: sessionEndedSchema },
   },
   approve: {
     method: 'POST',
@@ -393,6 +385,10 @@ export const ROUTES = {
     query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
     body: null,
     answer: logPageSchema,
+  },
+  logSearch: {
+    ...{ method: 'GET', path: '/api/v1/orders/:order/search', roles: ROLES, query: searchQuery },
+    ...{ body: null, answer: logSearchSchema },
   },
   serviceLog: {
     ...{ method: 'GET', path: '/api/v1/service-log', roles: stopping, query: serviceLogQuery },

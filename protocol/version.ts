@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '90b38f77d1f590a8ebbab82f1169f602ac9ef050a4fda8c117734a463bc4446d',
+    hash: 'e3c11e19932b0cf5a541688c9ac08ac7b2f8071d77a2aa0496c3456282fdbf81',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -53,13 +53,15 @@ export async function makeBundles(bundles: readonly Bundle[], outdir: string, no
   for (const { folder, entries } of bundles) {
     const target = join(outdir, folder)
     const { metafile } = await build({ ...OPTIONS, ...sqliteOf(nodeArch), entryPoints: [...entries], outdir: target })
-    for (const input of Object.keys(metafile.inputs)) {
-      const name = /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)?.[1]
-      if (name !== undefined) used.add(name)
-    }
+    for (const name of packagesIn(Object.keys(metafile.inputs))) used.add(name)
     await dropFirstLines(target)
   }
   return [...used].toSorted()
+}
+
+/** The npm packages among the files that went into a bundle. */
+export function packagesIn(inputs: readonly string[]): string[] {
+  return inputs.flatMap((input) => /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)?.[1] ?? [])
 }
 
 const OPTIONS = {

@@ -4,13 +4,14 @@
  */
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
-import { CHECKOUT, licencesOf, makeBundles } from './bundles.ts'
+import { CHECKOUT, licencesOf, makeBundles, packagesIn } from './bundles.ts'
 import { CONTENTS, type PackageName, copyrightText, filesBelow, scriptsOf } from './contents.ts'
+import { buildDashboard } from './dashboard.ts'
 import { type DebSpec, makeDeb } from './deb.ts'
 import { helpFilesOf } from './help-files.ts'
 
@@ -59,7 +60,8 @@ export async function makePackages(options: PackageOptions): Promise<MadePackage
 async function specOf(name: PackageName, options: PackageOptions, node: Node, work: string): Promise<DebSpec> {
   const contents = CONTENTS[name]
   const version = await versionOf()
-  const used = await makeBundles(contents.bundles, work, options.nodeArch)
+  const bundled = await makeBundles(contents.bundles, work, options.nodeArch)
+  const used = [...bundled, ...(name === 'smith-coordinator' ? await addDashboard(join(work, 'coordinator')) : [])]
   const place = `/usr/lib/${name}`
   return {
     name,
@@ -79,10 +81,18 @@ async function specOf(name: PackageName, options: PackageOptions, node: Node, wo
       {
         path: `/usr/share/doc/${name}/copyright`,
         mode: 0o644,
-        bytes: copyrightText(version, node.licence, licencesOf(used)),
+        bytes: copyrightText(version, node.licence, licencesOf([...new Set(used)].toSorted())),
       },
     ],
   }
+}
+
+/** Beside the program that serves it; answers the npm packages in it, as `makeBundles` does. */
+async function addDashboard(folder: string): Promise<string[]> {
+  const { files, inputs } = await buildDashboard()
+  await mkdir(join(folder, 'dashboard'))
+  for (const [file, bytes] of files) await writeFile(join(folder, 'dashboard', file), bytes)
+  return packagesIn(inputs)
 }
 
 async function versionOf(): Promise<string> {

@@ -18,15 +18,17 @@ import {
 import { type FeedDoor, createFeed } from './feed.ts'
 import { createHand } from './calls.ts'
 import { createHandlers } from './handlers.ts'
-import { API_LIMITS, type ApiPorts } from './ports.ts'
+import { API_LIMITS, type ApiLimits, type ApiPorts } from './ports.ts'
 import { endWithProblem, problemOf } from './problems.ts'
 import { createRoutes } from './routes.ts'
+import { createWebSessions } from './web-sessions.ts'
 import { createWaiters } from './waiters.ts'
 
 export type Api = {
   readonly listen: (at: { readonly host: string; readonly port: number }) => Promise<{ readonly port: number }>
   readonly listenSocket: (path: string) => Promise<void>
   readonly close: () => Promise<void>
+  readonly feedClients: () => number
 }
 
 /** How long calls in hand may take to end when the interface closes. */
@@ -34,17 +36,15 @@ const CLOSE_MS_MAX = 2_000
 
 export function createApi(ports: ApiPorts): Api {
   const limits = { ...API_LIMITS, ...ports.limits }
-  const { driver, clock } = ports
   const state = { failure: null as string | null, isClosing: false, port: null as number | null }
-  const authenticator = createAuthenticator({
-    view: driver.view,
-    clock,
-    now: driver.now,
-    sha256: ports.tools.sha256,
-    failuresMax: limits.authFailuresMax,
-  })
+  const authenticator = authenticatorOf(ports, limits)
   const waiters = createWaiters(ports, limits.waitersMax)
-  const handlers = createHandlers(ports, createHand(ports, state), waiters, () => state.port)
+  const handlers = createHandlers(ports, {
+    hand: createHand(ports, state),
+    waiters,
+    authenticator,
+    port: () => state.port,
+  })
   const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const notReady = () =>
     state.isClosing ? 'the coordinator is stopping' : (state.failure ?? ports.readiness?.() ?? null)
@@ -91,6 +91,7 @@ export function createApi(ports: ApiPorts): Api {
       await removeStaleSocket(path)
       await listenOn(local.server, { path })
     },
+    feedClients: feed.clients,
     close: async () => {
       state.isClosing = true
       feed.close()
@@ -99,6 +100,13 @@ export function createApi(ports: ApiPorts): Api {
       await Promise.all([tls, local].map(({ app }) => app.close()))
     },
   }
+}
+
+function authenticatorOf({ driver, store, clock, random, tools }: ApiPorts, limits: ApiLimits) {
+  const { sha256 } = tools
+  const shared = { now: driver.now, sha256 }
+  const sessions = createWebSessions({ ...shared, store, random, lifeMs: limits.sessionMsMax })
+  return createAuthenticator({ ...shared, view: driver.view, clock, failuresMax: limits.authFailuresMax, sessions })
 }
 
 function closeServer(server: Server, cutAll: () => void, { clock }: ApiPorts): Promise<void> {
@@ -125,7 +133,10 @@ function createUpgrade(ports: ApiPorts, feed: FeedDoor, authenticator: ReturnTyp
     }
     if (path === '/feed') {
       const authentication = () =>
-        authenticator.authenticate(channel, request.headers, request.socket.remoteAddress ?? 'socket')
+        authenticator.authenticate(channel, request.headers, {
+          address: request.socket.remoteAddress ?? 'socket',
+          isRead: false,
+        })
       feed.upgrade(request, socket, head, authentication)
       return
     }

@@ -1,5 +1,5 @@
 /**
- * Who is calling: a person by token, or the admin socket, which has nobody behind it. Called by the routes before a
+ * Who is calling: a person by token or by a session in a browser, or the admin socket, which has nobody behind it. Called by the routes before a
  * body is read, and by the feed before a WebSocket is made. A valid token is always let in, whatever others at its
  * address did: pausing and cancelling must not wait for anybody's failures to be forgotten.
  */
@@ -10,23 +10,32 @@ import type { Actor } from '../domain/state.ts'
 import type { View } from '../driver.ts'
 import type { Clock } from '../ports.ts'
 import { unauthenticated } from './roles.ts'
+import { type WebSessions, refuseOtherSite } from './web-sessions.ts'
 
 export type Channel = 'tls' | 'socket'
-/** `tokenHash` lets a long-lived connection ask again later whether its token still holds. */
-export type Caller = { readonly actor: Actor; readonly tokenHash: string | null }
+/** By `tokenHash` and `session` a long-lived connection asks again later whether what let it in still holds. */
+export type Caller = { readonly actor: Actor; readonly tokenHash: string | null; readonly session: string | null }
 export type Authentication = { readonly caller: Caller | null; readonly refusal: Refusal | null }
 export type Authenticator = {
-  readonly authenticate: (channel: Channel, headers: IncomingHttpHeaders, address: string) => Authentication
-  /** The person behind a token now, null when it no longer holds. */
-  readonly personOf: (tokenHash: string) => Actor | null
+  /** `isRead`: what is asked for changes nothing. */
+  readonly authenticate: (
+    channel: Channel,
+    headers: IncomingHttpHeaders,
+    from: { readonly address: string; readonly isRead: boolean },
+  ) => Authentication
+  /** Whether what let a caller in still does. */
+  readonly stillHolds: (caller: Caller) => boolean
+  /** The person behind a token and the cookie of a new session; null for no valid token, or one of a bot. */
+  readonly openSession: (token: string) => { readonly person: Person; readonly cookie: string } | null
+  readonly endSession: (session: string) => void
   readonly noteFailure: (address: string) => Refusal
 }
 
-type Person = Extract<Actor, { kind: 'person' }>
+export type Person = Extract<Actor, { kind: 'person' }>
 
 const WINDOW_MS = 60_000
 const ADDRESSES_MAX = 10_000
-const LOCAL_ADMIN: Caller = { actor: { kind: 'local-admin' }, tokenHash: null }
+const LOCAL_ADMIN: Caller = { actor: { kind: 'local-admin' }, tokenHash: null, session: null }
 
 export function createAuthenticator(ports: {
   readonly view: View
@@ -35,12 +44,66 @@ export function createAuthenticator(ports: {
   readonly now: () => number
   readonly sha256: (text: string) => string
   readonly failuresMax: number
+  readonly sessions: WebSessions
 }): Authenticator {
-  const { clock } = ports
-  const failures = new Map<string, { count: number; since: number }>()
+  const { sessions } = ports
+  const noteFailure = countFailures(ports)
   const { personOf, actFor } = peopleOf(ports.view, ports.now)
 
-  function noteFailure(address: string): Refusal {
+  /** A cookie counts only where no token was sent, and never as a guess: a browser sends an old one by itself. */
+  function bySession(headers: IncomingHttpHeaders, isRead: boolean): Authentication {
+    const session = sessions.find(headers)
+    const person = session === null ? null : personOf(session.tokenHash)
+    if (session === null || person === null) return { caller: null, refusal: null }
+    const refusal = refuseOtherSite(headers, isRead)
+    const { key, tokenHash } = session
+    return { caller: refusal === null ? { actor: person, tokenHash, session: key } : null, refusal }
+  }
+
+  const authenticate: Authenticator['authenticate'] = (channel, headers, { address, isRead }) => {
+    const header = headers.authorization
+    const name = headers[PERSON_HEADER]
+    if (header === undefined && name !== undefined)
+      return { caller: null, refusal: notActingFor('the admin socket acts for nobody') }
+    if (header === undefined && channel === 'socket') return { caller: LOCAL_ADMIN, refusal: null }
+    if (header === undefined) return bySession(headers, isRead)
+    const token = /^Bearer +(\S+)$/i.exec(header)?.[1] ?? ''
+    // Whatever came is hashed and looked up, so that no kind of bad token is told from another by its time; the
+    // lookup is by hash, so its time says nothing about the token itself.
+    const tokenHash = ports.sha256(token)
+    const person = personOf(tokenHash)
+    if (person === null || !PERSON_TOKEN_PATTERN.test(token)) return { caller: null, refusal: noteFailure(address) }
+    if (name === undefined) return { caller: { actor: person, tokenHash, session: null }, refusal: null }
+    const actor = actFor(person, String(name))
+    const isPerson = 'roles' in actor
+    return isPerson ? { caller: { actor, tokenHash, session: null }, refusal: null } : { caller: null, refusal: actor }
+  }
+
+  return {
+    authenticate,
+    noteFailure,
+    stillHolds: ({ tokenHash, session }) =>
+      (tokenHash === null || personOf(tokenHash) !== null) && (session === null || sessions.holds(session)),
+    openSession: (token) => {
+      const tokenHash = ports.sha256(token)
+      const person = PERSON_TOKEN_PATTERN.test(token) ? personOf(tokenHash) : null
+      if (person === null || person.roles.includes('bot')) return null
+      return { person, cookie: sessions.open({ user: person.name, tokenHash }) }
+    },
+    endSession: sessions.end,
+  }
+}
+
+/** Answers each failure of an address with its refusal: beyond a number in a minute it is asked to wait. */
+function countFailures({
+  clock,
+  failuresMax,
+}: {
+  readonly clock: Pick<Clock, 'monotonicNow'>
+  readonly failuresMax: number
+}): Authenticator['noteFailure'] {
+  const failures = new Map<string, { count: number; since: number }>()
+  return (address) => {
     const key = addressKey(address)
     const now = clock.monotonicNow()
     const known = failures.get(key)
@@ -51,33 +114,13 @@ export function createAuthenticator(ports: {
     failures.set(key, entry)
     const eldest = failures.size > ADDRESSES_MAX ? failures.keys().next() : undefined
     if (eldest !== undefined && eldest.done !== true) failures.delete(eldest.value)
-    if (entry.count <= ports.failuresMax) return unauthenticated()
+    if (entry.count <= failuresMax) return unauthenticated()
     return {
       kind: 'too-many',
-      message: `more than ${ports.failuresMax} failed authentications in a minute from this address`,
+      message: `more than ${failuresMax} failed authentications in a minute from this address`,
       remedy: 'wait a minute, and check the token before trying again',
     }
   }
-
-  function authenticate(channel: Channel, headers: IncomingHttpHeaders, address: string): Authentication {
-    const header = headers.authorization
-    const name = headers[PERSON_HEADER]
-    if (header === undefined && name !== undefined)
-      return { caller: null, refusal: notActingFor('the admin socket acts for nobody') }
-    if (header === undefined) return { caller: channel === 'socket' ? LOCAL_ADMIN : null, refusal: null }
-    const token = /^Bearer +(\S+)$/i.exec(header)?.[1] ?? ''
-    // Whatever came is hashed and looked up, so that no kind of bad token is told from another by its time; the
-    // lookup is by hash, so its time says nothing about the token itself.
-    const tokenHash = ports.sha256(token)
-    const person = personOf(tokenHash)
-    if (person === null || !PERSON_TOKEN_PATTERN.test(token)) return { caller: null, refusal: noteFailure(address) }
-    if (name === undefined) return { caller: { actor: person, tokenHash }, refusal: null }
-    const actor = actFor(person, String(name))
-    const isPerson = 'roles' in actor
-    return isPerson ? { caller: { actor, tokenHash }, refusal: null } : { caller: null, refusal: actor }
-  }
-
-  return { authenticate, personOf, noteFailure }
 }
 
 /** Who is behind a token, and for whom a bot may speak. */

@@ -13,6 +13,8 @@ import type { WhenGone } from './waiters.ts'
 export type Call<Name extends RouteName = RouteName> = {
   readonly actor: Actor
   readonly address: string
+  /** The session in a browser that it comes from. */
+  readonly session: string | null
   readonly params: Readonly<Record<string, string>>
   readonly query: Readonly<Record<string, string | undefined>>
   readonly body: (typeof ROUTES)[Name]['body'] extends v.GenericSchema
@@ -22,6 +24,7 @@ export type Call<Name extends RouteName = RouteName> = {
 }
 export type Handled<Name extends RouteName> = Answer<v.InferOutput<(typeof ROUTES)[Name]['answer']>> & {
   readonly status?: number
+  readonly headers?: Readonly<Record<string, string>>
 }
 export type Handlers = { readonly [Name in RouteName]: (call: Call<Name>) => Promise<Handled<Name>> | Handled<Name> }
 

@@ -29,7 +29,7 @@ export type FeedPorts = {
   readonly clock: Clock
   readonly log: Log
   readonly instance: string
-  readonly authenticator: Pick<Authenticator, 'personOf'>
+  readonly authenticator: Pick<Authenticator, 'stillHolds'>
   readonly clientsMax: number
 }
 
@@ -58,11 +58,10 @@ export function createFeed(ports: FeedPorts): FeedDoor {
     onEnd: (client) => clients.delete(client),
   }
 
-  /** A token that was revoked or has expired ends what it opened. */
+  /** A token that was revoked or has expired ends what it opened, and so does a session that was ended. */
   const checkTokens = () => {
     for (const client of clients) {
-      const { tokenHash } = client.caller
-      if (tokenHash !== null && ports.authenticator.personOf(tokenHash) === null)
+      if (!ports.authenticator.stillHolds(client.caller))
         client.end('unauthenticated', 'the token was revoked or has expired')
     }
   }
@@ -108,7 +107,7 @@ export function createFeed(ports: FeedPorts): FeedDoor {
 
 /** The refusal, or who follows and from where. */
 function admit({ driver, store }: FeedPorts, request: IncomingMessage, authenticate: () => Authentication) {
-  // Before the token is looked at, so that a page in somebody's browser can't even try one.
+  // Before a token is looked at, so that a page in somebody's browser can't even try one: a page has its session.
   const origin = refuseOrigin(request.headers)
   if (origin !== null) return origin
   const { caller, refusal } = authenticate()
@@ -144,12 +143,12 @@ function createServer(log: Log) {
 }
 
 function refuseOrigin(headers: IncomingHttpHeaders): Refusal | null {
-  if (headers.origin === undefined) return null
+  if (headers.origin === undefined || headers.authorization === undefined) return null
   return {
     kind: 'not-allowed',
-    message: 'web pages may not follow the feed',
+    message: 'web pages may not follow the feed by a token',
     subject: 'Origin',
-    remedy: 'use smith feed',
+    remedy: 'log in to the dashboard, or use smith feed',
   }
 }
 

@@ -5,8 +5,10 @@
 import type { Refusal } from '../../protocol/errors.ts'
 import { activeMachines, findMachines } from '../domain/selection.ts'
 import type { Project } from '../domain/state.ts'
+import type { Authenticator } from './authentication.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Call, Hand, Handlers } from './calls.ts'
+import { dashboard, whoIs } from './dashboard.ts'
 import { keeping } from './keeping.ts'
 import { recurring } from './recurring.ts'
 import { serviceLog } from './service-log.ts'
@@ -31,12 +33,20 @@ const PROJECTS_PAGE = 50
 const PROJECTS_PAGE_MAX = 1000
 const NUMBER_MAX = 999_999_999_999_999
 
-/** `port` is the one that is listened on, null before. */
-export function createHandlers(ports: ApiPorts, hand: Hand, waiters: Waiters, port: () => number | null): Handlers {
+export type Given = {
+  readonly hand: Hand
+  readonly waiters: Waiters
+  readonly authenticator: Authenticator
+  /** The one that is listened on, null before. */
+  readonly port: () => number | null
+}
+
+export function createHandlers(ports: ApiPorts, { hand, waiters, authenticator, port }: Given): Handlers {
   return {
     ...asking(ports, hand, waiters),
     ...steering(hand),
     ...reading(ports, port),
+    ...dashboard(ports, authenticator, port),
     ...keeping(ports, hand),
     ...recurring(ports, hand),
     ...serviceLog(ports),
@@ -148,19 +158,7 @@ function reading(ports: ApiPorts, port: () => number | null): Pick<Handlers, Rea
     return found === undefined ? notFound('project', change) : { ok: true, value: make(found) }
   }
   return {
-    who: ({ actor }) => ({
-      ok: true,
-      value: {
-        instance: ports.instance,
-        name: actor.kind === 'person' ? actor.name : actor.kind,
-        roles: actor.kind === 'person' ? [...actor.roles] : [],
-        version: ports.version,
-        epoch: ports.store.epoch,
-        rev: driver.rev(),
-        pin: ports.pin,
-        ...whereOf(ports.host, port()),
-      },
-    }),
+    who: ({ actor }) => ({ ok: true, value: whoIs(ports, actor, port()) }),
     projects: ({ query }) => {
       const limit = numberOf(query, 'limit', { fallback: PROJECTS_PAGE, min: 1, max: PROJECTS_PAGE_MAX })
       if (!limit.ok) return limit
@@ -210,8 +208,4 @@ function reading(ports: ApiPorts, port: () => number | null): Pick<Handlers, Rea
         : { ok: true, value: logPage(ports, order, { after: after.value, limit: limit.value }) }
     },
   }
-}
-
-function whereOf(host: string | undefined, port: number | null): { readonly host?: string; readonly port?: number } {
-  return { ...(host === undefined ? {} : { host }), ...(port === null ? {} : { port }) }
 }

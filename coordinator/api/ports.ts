@@ -7,12 +7,12 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Refusal } from '../../protocol/errors.ts'
 import type { BackupAnswer, DoctorView, MissingView, PlanView } from '../../protocol/http.ts'
-import type { Status } from '../../protocol/status.ts'
+import type { Elsewhere, Status } from '../../protocol/status.ts'
 import type { Request } from '../domain/state.ts'
 import type { Tools } from '../domain/events.ts'
 import type { Driver } from '../driver.ts'
 import type { ServiceLogPage } from '../../protocol/service-log.ts'
-import type { Clock, Log, Random, ServiceLogQuery, Store } from '../ports.ts'
+import type { Clock, DashboardFiles, Log, Metrics, Random, ServiceLogQuery, Store } from '../ports.ts'
 
 /** An answer, or every reason why there is none. */
 export type Answer<Value> =
@@ -29,6 +29,8 @@ export type ApiLimits = {
   readonly feedClientsMax: number
   /** Calls that wait for a request to be settled (`?wait=`). */
   readonly waitersMax: number
+  /** How long a session in a browser lasts. */
+  readonly sessionMsMax: number
   /** For the TLS handshake, and for the headers of each request. */
   readonly headersMsMax: number
   /** For a whole request, its body included. */
@@ -58,9 +60,15 @@ export type ApiPorts = {
     readonly statusText: (status: Status) => string
     /** Whether changes are decided about outside smith. */
     readonly isRemote?: boolean
+    /** How a project's change stands at a provider outside smith; null for one that smith keeps itself. */
+    readonly elsewhere?: (project: string) => Elsewhere | null
     /** The plan of a request that has no project (a preview); without it such a request shows none. */
     readonly previewPlan?: (request: Request) => PlanView | undefined
   }
+  /** The files of the dashboard by path, `/` among them; without it there is no dashboard. */
+  readonly dashboard?: DashboardFiles
+  /** What Prometheus reads; without it `/metrics` does not exist. */
+  readonly metrics?: Metrics
   /** Writes the sealed backup; it must refuse a file that exists. */
   readonly backup?: (path: string, passphrase: string) => Promise<Answer<BackupAnswer>>
   /** Looks at what is around the coordinator, without changing it. */
@@ -85,4 +93,5 @@ export const API_LIMITS: ApiLimits = {
   headersMsMax: 10_000,
   requestMsMax: 15_000,
   waitersMax: 256,
+  sessionMsMax: 12 * 3_600_000,
 }

@@ -7,13 +7,14 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify'
 import { type Refusal, RefusedError } from '../../protocol/errors.ts'
 import { ROUTES, type RouteName } from '../../protocol/http.ts'
+import type { Metrics } from '../ports.ts'
 import { nearestNames } from '../domain/nearest.ts'
-import type { Actor } from '../domain/state.ts'
-import { type Authenticator, type Channel, plainAddress } from './authentication.ts'
+import { type Authenticator, type Caller, type Channel, plainAddress } from './authentication.ts'
 import { BODY_BYTES_MAX, checkShape, headerProblem, parseBody } from './bodies.ts'
 import type { Call, Handlers } from './calls.ts'
 import { openApiDocument } from './openapi.ts'
 import type { ApiPorts } from './ports.ts'
+import { addPageRoutes } from './page.ts'
 import { PROBLEM_TYPE, endWithProblem, internalRefusal, problemHeaders, problemOf } from './problems.ts'
 import { refuseCall } from './roles.ts'
 
@@ -95,16 +96,19 @@ export function createRoutes(parts: RouteParts): FastifyInstance {
 function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): void {
   const route = ROUTES[name]
   const { authenticator, channel } = parts
-  const actors = new WeakMap<FastifyRequest, Actor>()
+  const callers = new WeakMap<FastifyRequest, Caller>()
   app.route({
     method: route.method,
     url: route.path,
     // Before the body is read: who may not call gets no memory of ours.
     onRequest: (request, reply, done) => {
-      const { caller, refusal } = authenticator.authenticate(channel, request.headers, addressOf(request))
+      const { caller, refusal } = authenticator.authenticate(channel, request.headers, {
+        address: addressOf(request),
+        isRead: route.method === 'GET',
+      })
       const denied = route.roles === 'none' ? null : (refusal ?? refuseCall(caller?.actor ?? null, name))
       if (caller !== null) {
-        actors.set(request, caller.actor)
+        callers.set(request, caller)
         parts.onProven(request.raw.socket)
       }
       const problem = denied === null ? headerProblem(request.headers, route.body !== null) : null
@@ -118,8 +122,9 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
       const refusals = [...(query.ok ? [] : query.refusals), ...(body.ok ? [] : body.refusals)]
       if (!query.ok || !body.ok) return sendProblem(reply, refusals)
       const call: Call<never> = {
-        actor: actors.get(request) ?? { kind: 'smith' },
+        actor: callers.get(request)?.actor ?? { kind: 'smith' },
         address: addressOf(request),
+        session: callers.get(request)?.session ?? null,
         params: request.params as Record<string, string>,
         query: query.value,
         body: body.value as never,
@@ -130,9 +135,10 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
       }
       const handle = parts.handlers[name] as (given: Call<never>) => ReturnType<Handlers[RouteName]>
       const answer = await handle(call)
-      if (answer.ok) return sendJson(reply.code(answer.status ?? 200), answer.value)
-      // A guessed enrolment token is a failed authentication like any other.
-      const isGuess = name === 'enrol' && answer.refusals.some((one) => one.kind === 'unauthenticated')
+      if (answer.ok) return sendJson(reply.code(answer.status ?? 200).headers(answer.headers ?? {}), answer.value)
+      // A guessed token in a body is a failed authentication like any other.
+      const isGuess =
+        (name === 'enrol' || name === 'sessionOpen') && answer.refusals.some((one) => one.kind === 'unauthenticated')
       const failed = isGuess ? authenticator.noteFailure(addressOf(request)) : null
       return sendProblem(reply, failed?.kind === 'too-many' ? [failed] : answer.refusals)
     },
@@ -146,7 +152,10 @@ function readBody(schema: (typeof ROUTES)[RouteName]['body'], request: FastifyRe
   return parsed.ok ? checkShape(schema, parsed.value, 'body') : parsed
 }
 
-function addPlainRoutes(app: FastifyInstance, { ports, notReady }: RouteParts): void {
+function addPlainRoutes(app: FastifyInstance, parts: RouteParts): void {
+  const { ports, notReady } = parts
+  if (ports.dashboard !== undefined) addPageRoutes(app, ports.dashboard)
+  if (ports.metrics !== undefined) addMetrics(app, parts, ports.metrics)
   const description = JSON.stringify(openApiDocument(ports.version))
   app.get('/api/v1/openapi.json', (_request, reply) => reply.type(JSON_TYPE).send(description))
   app.get('/healthz', (_request, reply) => sendJson(reply, { ok: true }))
@@ -154,6 +163,19 @@ function addPlainRoutes(app: FastifyInstance, { ports, notReady }: RouteParts): 
     const reason = notReady()
     if (reason === null) return sendJson(reply, { ok: true })
     return sendProblem(reply, [{ kind: 'unavailable', message: reason, remedy: "look into the coordinator's log" }])
+  })
+}
+
+/** Names of lines and reasons are nobody's business who may not look; Prometheus shows a token like any other. */
+function addMetrics(app: FastifyInstance, parts: RouteParts, metrics: Metrics): void {
+  app.get('/metrics', async (request, reply) => {
+    const from = { address: addressOf(request), isRead: true }
+    const { caller, refusal } = parts.authenticator.authenticate(parts.channel, request.headers, from)
+    const denied = refusal ?? refuseCall(caller?.actor ?? null, 'feed')
+    if (denied !== null) return sendProblem(reply, [denied])
+    parts.onProven(request.raw.socket)
+    const { type, text } = await metrics()
+    return reply.headers(STATIC_HEADERS).type(type).send(text)
   })
 }
 

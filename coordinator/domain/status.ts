@@ -4,7 +4,7 @@
  */
 import type { Holder, ProjectState, Status, Stop, Elsewhere } from '../../protocol/status.ts'
 import type { View } from './draft.ts'
-import type { Bag, Counts, Instant, Project, Target } from './state.ts'
+import type { Bag, Counts, Instant, Line, Project, Target } from './state.ts'
 import { shortList } from './selection.ts'
 import { bagOf, countOf, namesPending, targetNamed, targetOf, targetsOf } from './targets.ts'
 import { duration } from './time-text.ts'
@@ -30,13 +30,16 @@ export function rowsOf(view: View, project: Project): ProjectRows {
 }
 
 /** Who has the cluster of the machine at which the project stands; null when nobody has. */
-function holderOf(view: View, project: Project): Holder | null {
+export function holderOf(view: View, project: Project): Holder | null {
   const active = project.active === null ? undefined : view.get('orders', project.active)
   const named = project.stop?.machine == null ? undefined : targetNamed(view, project, project.stop.machine)
   const next = project.cursor < project.targets ? targetOf(view, project.id, project.cursor) : undefined
   const target = active === undefined ? (named ?? next) : targetOf(view, project.id, active.target)
   const line = target === undefined ? undefined : view.get('lines', `cluster:${target.cluster}`)
-  if (line === undefined) return null
+  return line === undefined ? null : holderOfLine(view, line)
+}
+
+export function holderOfLine(view: View, line: Line): Holder {
   const owner = view.get('projects', line.project)
   const order = view.get('orders', line.order)
   return {

@@ -147,6 +147,7 @@ t.test('[API-12] the composed coordinator is ready when it serves, and not when 
     exchange({ port, socket: adminSocket, agent: new Agent() }, method, path, { socket: true })
   t.equal((await ask('GET', '/readyz')).status, 200)
   t.match((await ask('GET', '/api/v1/who')).body, { host: '127.0.0.1', port, pin: keys.pin, name: 'local-admin' })
+  t.match((await ask('GET', '/metrics')).text, /^smith_commit_duration_seconds_count\{.*\} [1-9]/m)
   Object.assign(store, {
     commit: () => {
       throw new Error('no space left')

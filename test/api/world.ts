@@ -288,6 +288,14 @@ export function factsOf() {
   }
 }
 
+/** What every plan is made from; the source has a password. */
+const RELEASE = {
+  uri: 'http://ann:secret@archive.example/debian',
+  suite: 'prod',
+  sha256: '0'.repeat(64),
+  date: 1_699_999_000_000,
+}
+
 /** An enrolled machine that is connected and plans at once. */
 async function addMachine(
   world: World,
@@ -313,7 +321,7 @@ async function addMachine(
       t: 'planned',
       query,
       plan: planOf('2.0'),
-      evidence: { releases: [], downloadBytes: 1, installedBytesDelta: 1, madeAt: 1 },
+      evidence: { releases: [RELEASE], downloadBytes: 1, installedBytesDelta: 1, madeAt: 1 },
       warnings: [`${name} has a warning`],
     })
   world.agents.set(id, {

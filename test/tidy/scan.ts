@@ -20,9 +20,9 @@ const EMPTY_CATCH = new RegExp(
     .replaceAll('COMMENTS', '(?:\\s*//[^\\n]*\\n|\\s*/\\*[^]*?\\*/)*\\s*'),
   'g',
 )
-const KEBAB = /^[a-z0-9]+(-[a-z0-9]+)*(\.test)?\.(ts|mjs)$/
+const KEBAB = /^[a-z0-9]+(-[a-z0-9]+)*(\.test)?\.(tsx?|mjs)$/
 
-const isCode = (path: string) => /\.(ts|mjs)$/.test(path)
+const isCode = (path: string) => /\.(tsx?|mjs)$/.test(path)
 
 /** Everything that is wrong in one file. */
 export function scan(source: Source, bannedWords: readonly string[]): Finding[] {

@@ -39,7 +39,7 @@ const sources: readonly Source[] = FOLDERS.filter((folder) => existsSync(join(ro
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
     .map((name) => join(folder, name))
     .filter(
-      (path) => /\.(ts|mjs|md)$/.test(path) && !path.includes('node_modules') && statSync(join(root, path)).isFile(),
+      (path) => /\.(tsx?|mjs|md)$/.test(path) && !path.includes('node_modules') && statSync(join(root, path)).isFile(),
     )
     .toSorted()
     .map((path) => ({ path, text: read(path) })),

@@ -1,0 +1,298 @@
+/**
+ * What Prometheus reads at `/metrics`: gauges from the state of now, counters and durations from the rows of the
+ * journal. Called by app.ts. Names and units follow Prometheus' conventions; labels are closed sets, so that a site with
+ * 10,000 machines has no more series than one with ten.
+ */
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
+import type { Fact, FeedRow } from '../protocol/feed.ts'
+import { PROJECT_STATES, STOP_REASONS } from '../protocol/status.ts'
+import { instanceOf } from './domain/draft.ts'
+import type { Order } from './domain/state.ts'
+import { projectState } from './domain/status.ts'
+import type { Driver } from './driver.ts'
+import type { Metrics, Store } from './ports.ts'
+
+export type MetricsPorts = {
+  readonly driver: Pick<Driver, 'view' | 'now' | 'rev' | 'onRow'>
+  readonly store: Pick<Store, 'get'>
+  readonly instance: string
+  readonly version: string
+  readonly feedClients: () => number
+  /** Of the process, which a test has no use for. */
+  readonly withProcess: boolean
+}
+export type KeptMetrics = {
+  readonly text: Metrics
+  /** How long a commit took. */
+  readonly committed: (seconds: number) => void
+  readonly stop: () => void
+}
+
+const RUN_SECONDS = [10, 30, 60, 120, 300, 600, 1200, 2400, 4800, 9600]
+const STEP_SECONDS = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800]
+const GRANT_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+const COMMIT_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1]
+
+export function createMetrics(ports: MetricsPorts): KeptMetrics {
+  const registry = new Registry()
+  registry.setDefaultLabels({ instance_name: ports.instance })
+  if (ports.withProcess) addProcess(registry)
+  addProjectGauges(registry, ports)
+  addMachineGauges(registry, ports)
+  addProviderGauges(registry, ports)
+  addArchiveGauge(registry, ports)
+  const commit = new Histogram({
+    ...{ name: 'smith_commit_duration_seconds', help: 'How long a turn took to be on disk.' },
+    ...{ buckets: COMMIT_SECONDS, registers: [registry] },
+  })
+  const stop = countRows(registry, ports)
+  return {
+    text: async () => ({ type: registry.contentType, text: await registry.metrics() }),
+    committed: (seconds) => commit.observe(seconds),
+    stop,
+  }
+}
+
+/** The library's own, but for those gauges whose names say that they are counters. */
+function addProcess(registry: Registry): void {
+  collectDefaultMetrics({ register: registry })
+  for (const what of ['handles', 'requests', 'resources']) registry.removeSingleMetric(`nodejs_active_${what}_total`)
+}
+
+type Sample = { readonly labels?: Readonly<Record<string, string>>; readonly value: number }
+
+/** A gauge that is read from the state when somebody asks. */
+function addGauge(
+  registry: Registry,
+  about: { readonly name: string; readonly help: string; readonly labelNames?: readonly string[] },
+  read: () => readonly Sample[],
+): void {
+  const gauge = new Gauge({
+    ...{ name: about.name, help: about.help, labelNames: [...(about.labelNames ?? [])], registers: [registry] },
+    collect() {
+      this.reset()
+      for (const { labels, value } of read()) this.set({ ...labels }, value)
+    },
+  })
+  // Without labels it has a value from the start, which nobody has read yet.
+  gauge.reset()
+}
+
+const one = (value: number): readonly Sample[] => [{ value }]
+
+function addProjectGauges(registry: Registry, { driver, instance, version, feedClients }: MetricsPorts): void {
+  const { view, now } = driver
+  const open = () => [...view.all('projects')].filter(({ state }) => state !== 'closed')
+  const stops = () => open().flatMap(({ stop }) => stop ?? [])
+  const unknown = () => [...view.all('orders')].filter(({ state }) => state === 'unknown')
+  const add = addGauge.bind(null, registry)
+  add(
+    { name: 'smith_build_info', help: 'The version that runs, as a label.', labelNames: ['version', 'instance_name'] },
+    () => [{ labels: { version, instance_name: instance }, value: 1 }],
+  )
+  add({ name: 'smith_frozen', help: 'Whether the instance is frozen.' }, () =>
+    one(instanceOf(view).frozen === null ? 0 : 1),
+  )
+  add({ name: 'smith_projects', help: 'Open projects by state.', labelNames: ['state'] }, () => {
+    const all = open().map(projectState)
+    return PROJECT_STATES.slice(0, 4).map((state) => ({
+      labels: { state },
+      value: all.filter((found) => found === state).length,
+    }))
+  })
+  add(
+    {
+      name: 'smith_stops',
+      help: 'Open projects that stand still, by kind and reason.',
+      labelNames: ['kind', 'reason'],
+    },
+    () =>
+      (['hold', 'waiting'] as const).flatMap((kind) =>
+        STOP_REASONS.map((reason) => ({
+          labels: { kind, reason },
+          value: stops().filter((stop) => stop.kind === kind && stop.code === reason).length,
+        })),
+      ),
+  )
+  add({ name: 'smith_oldest_hold_seconds', help: 'For how long the oldest hold stands, 0 without one.' }, () =>
+    one(
+      oldest(
+        now(),
+        stops().flatMap(({ kind, since }) => (kind === 'hold' ? since : [])),
+      ),
+    ),
+  )
+  add({ name: 'smith_clusters_busy', help: 'Clusters in which a machine is at work or keeps its line.' }, () =>
+    one([...view.all('lines')].filter(({ key }) => key.startsWith('cluster:')).length),
+  )
+  add({ name: 'smith_unknown_orders', help: 'Orders of which nobody knows how they go or ended.' }, () =>
+    one(unknown().length),
+  )
+  add({ name: 'smith_oldest_unknown_seconds', help: 'For how long nothing was heard of the oldest of them.' }, () =>
+    one(
+      oldest(
+        now(),
+        unknown().map((order) => order.silentSince ?? order.heardAt ?? order.grantedAt ?? now()),
+      ),
+    ),
+  )
+  add({ name: 'smith_feed_clients', help: 'Clients that follow the feed.' }, () => one(feedClients()))
+  add({ name: 'smith_journal_rev', help: 'The number of the newest row of the journal.' }, () => one(driver.rev()))
+}
+
+function addMachineGauges(registry: Registry, { driver: { view } }: MetricsPorts): void {
+  const machines = () => [...view.all('machines')].filter(({ state }) => state === 'active')
+  addGauge(
+    registry,
+    { name: 'smith_machines', help: 'Enrolled machines by what they are able to.', labelNames: ['state'] },
+    () => {
+      const counts = { ready: 0, impeded: 0, quarantined: 0, offline: 0 }
+      for (const machine of machines()) {
+        const session = view.get('sessions', machine.id)
+        if (machine.quarantined !== null) counts.quarantined += 1
+        else if (session === undefined) counts.offline += 1
+        else counts[session.impediment === null ? 'ready' : 'impeded'] += 1
+      }
+      return Object.entries(counts).map(([state, value]) => ({ labels: { state }, value }))
+    },
+  )
+  addGauge(registry, { name: 'smith_agents_connected', help: 'Agents with a connection.' }, () =>
+    one(view.size('sessions')),
+  )
+  addGauge(registry, { name: 'smith_machines_reboot_due', help: 'Machines on which a reboot is due.' }, () =>
+    one(machines().filter(({ rebootPending }) => rebootPending).length),
+  )
+}
+
+function addProviderGauges(registry: Registry, { driver: { view, now } }: MetricsPorts): void {
+  addGauge(registry, { name: 'smith_outbox_calls', help: 'Calls that the change provider has not taken yet.' }, () =>
+    one(view.size('outbox')),
+  )
+  addGauge(registry, { name: 'smith_outbox_oldest_seconds', help: 'How old the oldest of them is, 0 for none.' }, () =>
+    one(
+      oldest(
+        now(),
+        [...view.all('outbox')].map(({ at }) => at),
+      ),
+    ),
+  )
+}
+
+/** More archives than this are a mistake in somebody's sources, and no reason for series without end. */
+const ARCHIVES_MAX = 100
+
+/** What the plans of open projects were made from, each plan looked at once. */
+function addArchiveGauge(registry: Registry, { driver: { view }, store }: MetricsPorts): void {
+  const seen = new Set<string>()
+  const newest = new Map<string, { readonly labels: { readonly uri: string; readonly suite: string }; value: number }>()
+  const look = (planHash: string) => {
+    if (seen.has(planHash)) return
+    seen.add(planHash)
+    for (const { uri, suite, date } of store.get('plans', planHash)?.evidence.releases ?? []) {
+      // What logs in to an archive stands in its address.
+      const labels = { uri: uri.replace(/\/\/[^/@]*@/, '//'), suite }
+      const key = `${labels.uri} ${suite}`
+      const known = newest.get(key)
+      if (known === undefined && newest.size >= ARCHIVES_MAX) continue
+      newest.set(key, { labels, value: Math.max(known?.value ?? 0, date / 1000) })
+    }
+  }
+  addGauge(
+    registry,
+    {
+      name: 'smith_archive_release_timestamp_seconds',
+      help: 'The Date of the newest Release file that a plan was made from.',
+      labelNames: ['uri', 'suite'],
+    },
+    () => {
+      const hashes = new Set([...view.all('targets')].map(({ planHash }) => planHash).filter((hash) => hash !== ''))
+      for (const hash of hashes) look(hash)
+      for (const hash of seen) if (!hashes.has(hash)) seen.delete(hash)
+      return [...newest.values()]
+    },
+  )
+}
+
+function oldest(now: number, instants: readonly number[]): number {
+  return instants.length === 0 ? 0 : Math.max(0, now - Math.min(...instants)) / 1000
+}
+
+type Counted = ReturnType<typeof countedOf>
+
+function countedOf(registry: Registry) {
+  const registers = [registry]
+  return {
+    runs: new Counter({
+      ...{ name: 'smith_runs_total', help: 'Runs that ended, by outcome and cause.', registers },
+      labelNames: ['outcome', 'cause'],
+    }),
+    duration: new Histogram({
+      ...{ name: 'smith_run_duration_seconds', help: 'From the grant to the end of a run.', registers },
+      ...{ labelNames: ['outcome'], buckets: RUN_SECONDS },
+    }),
+    step: new Histogram({
+      ...{ name: 'smith_step_duration_seconds', help: 'How long a step of a run took.', registers },
+      ...{ labelNames: ['step'], buckets: STEP_SECONDS },
+    }),
+    latency: new Histogram({
+      ...{ name: 'smith_grant_latency_seconds', registers, buckets: GRANT_SECONDS },
+      help: 'From the end of a machine to the grant of the next one, where nothing stopped it.',
+    }),
+    records: new Counter({
+      ...{ name: 'smith_log_records_total', registers },
+      help: 'Records of runs that were stored: lines, steps, results.',
+    }),
+  }
+}
+
+/** Counters and durations, row by row; the answer ends it. */
+function countRows(registry: Registry, ports: MetricsPorts): () => void {
+  const counted = countedOf(registry)
+  const grants = watchGrants(counted)
+  const runs = watchRuns(counted, ports)
+  return ports.driver.onRow((row) => {
+    for (const fact of row.facts) {
+      grants(row, fact)
+      runs(row, fact)
+      if (fact.fact === 'logAppended') counted.records.inc((fact.upTo ?? 0) - (fact.from ?? 1) + 1)
+    }
+  })
+}
+
+type Watch = (row: FeedRow, fact: Fact) => void
+
+function watchRuns({ runs, duration, step }: Counted, { driver, store }: MetricsPorts): Watch {
+  const orderOf = (id: string): Order | undefined => driver.view.get('orders', id) ?? store.get('orders', id)
+  /** The step that an order is in, and since when. */
+  const steps = new Map<string, { readonly step: string; readonly at: number }>()
+  const leaveStep = (order: string, at: number) => {
+    const before = steps.get(order)
+    steps.delete(order)
+    if (before !== undefined) step.observe({ step: before.step }, (at - before.at) / 1000)
+  }
+  return ({ at }, { fact, order = '', step: name = '', cause = '' }) => {
+    if (fact === 'stepStarted') {
+      leaveStep(order, at)
+      steps.set(order, { step: name, at })
+    }
+    if (fact !== 'orderSucceeded' && fact !== 'orderFailed') return
+    const outcome = fact === 'orderSucceeded' ? 'succeeded' : 'failed'
+    const grantedAt = orderOf(order)?.grantedAt ?? at
+    leaveStep(order, at)
+    runs.inc({ outcome, cause })
+    duration.observe({ outcome }, (at - grantedAt) / 1000)
+  }
+}
+
+function watchGrants({ latency }: Counted): Watch {
+  /** When the last machine of a project ended. */
+  const ended = new Map<string, number>()
+  return ({ at }, { fact, project = '' }) => {
+    if (fact === 'orderSucceeded' || fact === 'orderFailed') ended.set(project, at)
+    const since = ended.get(project)
+    if (fact === 'orderGranted' && since !== undefined) latency.observe((at - since) / 1000)
+    // What stood still says nothing about how quick a grant is.
+    if (['orderGranted', 'stopSet', 'paused', 'projectClosed'].includes(fact)) ended.delete(project)
+    if (fact === 'frozen') ended.clear()
+  }
+}
