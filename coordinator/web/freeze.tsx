@@ -1,22 +1,12 @@
 /** Freezing and unfreezing the whole instance, for whoever may: stopping is cheap, starting is not. */
 import { ActionButton } from './dialog.tsx'
+import { UNFREEZE } from './lifts.ts'
 import { may } from './state.ts'
 
 export function FreezeButton({ isFrozen }: { readonly isFrozen: boolean }) {
   if (isFrozen) {
     if (!may('admin')) return null
-    return (
-      <ActionButton
-        action={{
-          label: 'Unfreeze',
-          about: 'Every line goes on as far as nothing else stops it.',
-          command: 'smith unfreeze',
-          name: 'unfreeze',
-          input: { body: {} },
-          reason: 'allowed',
-        }}
-      />
-    )
+    return <ActionButton action={UNFREEZE} />
   }
   if (!may('requester', 'approver', 'admin')) return null
   return (

@@ -3,6 +3,7 @@ import type { Stop, Status } from '../../protocol/status.ts'
 import { Decide, isForApproval } from './approvals.tsx'
 import { type Action, ActionButton } from './dialog.tsx'
 import { type Estimate, estimateOf, machinesOf } from './estimate.ts'
+import { decisionsOf, liftsOf } from './lifts.ts'
 import { Command, Foreign, Loading, Panel, Problem, Since, State, Time, Totals } from './parts.tsx'
 import { PlanOf } from './plan.tsx'
 import { concernsChange, linkTo, may, now, useResource } from './state.ts'
@@ -15,6 +16,7 @@ const PARTS = [
   ['plan', 'Plan'],
   ['text', 'As text'],
 ] as const
+const OTHERS_MAX = 50
 const ENDED: readonly string[] = ['complete', 'failed', 'cancelled']
 
 export function ProjectView({ change, part }: { readonly change: string; readonly part: string }) {
@@ -57,6 +59,7 @@ function Known({
         </Panel>
       )}
       {status.stop !== null && <Stopped change={change} status={status} stop={status.stop} />}
+      <Others change={change} status={status} />
       {status.closeNotes !== null && (
         <p class="note">
           <Foreign text={status.closeNotes} />
@@ -156,91 +159,41 @@ function Stopped({ change, status, stop }: { readonly change: string; readonly s
         <span class="label">Lifts it:</span> <Command text={stop.lift} />
       </p>
       {machine !== null && <Why machine={machine} />}
-      <p class="buttons">
-        {liftsOf(change, stop).map((action) => (
-          <ActionButton key={action.label} action={action} />
-        ))}
-      </p>
+      <Buttons actions={liftsOf(change, stop)} />
     </section>
   )
 }
 
-/** What a person may do about the stop: the same that its command does, and what else there is to decide. */
-function liftsOf(change: string, stop: Stop): Action[] {
-  const { machine } = stop
-  if (stop.code === 'frozen')
-    return may('admin')
-      ? [
-          {
-            label: 'Unfreeze',
-            about: 'Every line of the instance goes on as far as nothing else stops it.',
-            command: 'smith unfreeze',
-            name: 'unfreeze',
-            input: { body: {} },
-            reason: 'allowed',
-            tone: 'strong',
-          },
-        ]
-      : []
-  if (!may('requester', 'admin')) return []
-  const params = { change }
-  const one = (label: string, name: 'retry' | 'skip', about: string): Action[] =>
-    machine === null
-      ? []
-      : [
-          {
-            label,
-            about,
-            name,
-            input: { params, body: { machine } },
-            command: `smith ${name} ${change} ${machine}${name === 'skip' ? ' --reason REASON' : ''}`,
-            reason: name === 'skip' ? 'needed' : 'allowed',
-            tone: name === 'retry' ? 'strong' : 'quiet',
-          },
-        ]
-  const skip = one('Skip', 'skip', `Leaves ${machine} out of ${change}; the next machine follows.`)
-  switch (stop.code) {
-    case 'failed':
-    case 'drift':
-      return [
-        ...(stop.lift.startsWith('smith retry') || stop.code === 'failed'
-          ? one('Retry', 'retry', `Tries ${machine} again, under the same change.`)
-          : []),
-        ...skip,
-        ...resolves(change, machine),
-      ]
-    case 'unknown':
-      return resolves(change, machine)
-    case 'offline':
-      return [...(stop.kind === 'hold' ? [resume(change)] : []), ...skip]
-    default:
-      return stop.lift.startsWith('smith resume') ? [resume(change)] : []
-  }
+/** What failed or is unknown besides: a project that goes on after a failure may have many. */
+function Others({ change, status }: { readonly change: string; readonly status: Status }) {
+  const others = machinesOf(status).filter(
+    ({ name, state }) => (state === 'failed' || state === 'unknown') && name !== status.stop?.machine,
+  )
+  if (others.length === 0) return null
+  return (
+    <details class="panel">
+      <summary>{countText(others.length, 'other machine')} failed or unknown</summary>
+      {others.slice(0, OTHERS_MAX).map((machine) => (
+        <section key={machine.name}>
+          <h3>
+            <State of={machine.state} /> <Foreign text={machine.name} />
+          </h3>
+          <Why machine={machine} />
+          {!ENDED.includes(status.state) && <Buttons actions={decisionsOf(change, machine.name, machine.state)} />}
+        </section>
+      ))}
+    </details>
+  )
 }
 
-function resume(change: string): Action {
-  return {
-    label: 'Resume',
-    about: `${change} goes on with its next machine.`,
-    command: `smith resume ${change}`,
-    name: 'resume',
-    input: { params: { change }, body: {} },
-    reason: 'allowed',
-    tone: 'strong',
-  }
-}
-
-function resolves(change: string, machine: string | null): Action[] {
-  if (machine === null) return []
-  return (['succeeded', 'failed'] as const).map((as) => ({
-    label: `Resolve as ${as}`,
-    about: `You say that the run on ${machine} ${as}. Look at the machine before: nobody else will.`,
-    command: `smith resolve ${change} ${machine} --as ${as} --reason REASON`,
-    name: 'resolve',
-    input: { params: { change }, body: { machine, as } },
-    reason: 'needed',
-    tone: 'quiet',
-  }))
+function Buttons({ actions }: { readonly actions: readonly Action[] }) {
+  return (
+    <p class="buttons">
+      {actions.map((action) => (
+        <ActionButton key={action.label} action={action} />
+      ))}
+    </p>
+  )
 }
 
 function Steer({ change, isPaused }: { readonly change: string; readonly isPaused: boolean }) {

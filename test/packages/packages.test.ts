@@ -150,6 +150,17 @@ t.test(
   },
 )
 
+t.test('[DSH-16] the package carries the dashboard as the files that its page names, and their licences', async (t) => {
+  const folder = 'usr/lib/smith-coordinator/coordinator/dashboard'
+  const assets = [...text(`${folder}/index.html`).matchAll(/"\/assets\/([^"]+)"/g)].map((match) => match[1] ?? '')
+  t.equal(assets.length, 3)
+  for (const asset of assets) {
+    const hash = /-([0-9a-f]{16})\./.exec(asset)?.[1] ?? 'none'
+    t.ok(sha256(join(packages.tree, folder, asset)).startsWith(hash), asset)
+  }
+  t.match(text('usr/share/doc/smith-coordinator/copyright'), /\npreact [0-9.]+ \(MIT\)\n/)
+})
+
 t.test('[PKG-6] the folders are those that the agent makes, and only its own are writable for it', async (t) => {
   const lines = text('usr/lib/tmpfiles.d/smith-agent.conf')
     .split('\n')
