@@ -12,7 +12,7 @@ import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
 import { RefusedError } from '../protocol/errors.ts'
 import type { Elsewhere } from '../protocol/status.ts'
-import type { ChangeCall, Tools } from './domain/events.ts'
+import type { ChangeCall, Event, Tools } from './domain/events.ts'
 import type { CoordinatorConfig } from './config.ts'
 import { previewOf } from './domain/preview.ts'
 import { requestQueryPrefix } from './domain/planning.ts'
@@ -94,7 +94,11 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     tools,
     settings: config.settings,
     log,
-    outbound: { toAgent: (send) => sessions.send(send), toChange: (call) => provider.toChange(call) },
+    outbound: {
+      toAgent: (send) => sessions.send(send),
+      toChange: (call) => provider.toChange(call),
+      toLookup: (event) => tell(log, asking, event),
+    },
     ...stepsOf(config),
     onFatal: (error) => {
       notReady = `the coordinator failed: ${error.message}`
@@ -103,29 +107,18 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   })
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
+  const asking = lookup === null ? driver : withLookup(driver, lookup)
   driver.onRow((row) => logRow(log, row))
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
-    driver: lookup === null ? driver : withLookup(driver, lookup),
-    store,
-    tls: ports.keys.tls,
-    pin: ports.keys.pin,
-    orderKeyPublicBase64: ports.keys.orderKey.publicKeyBase64,
-    instance: config.instance,
-    version: ports.version,
-    clock,
-    random,
-    log,
+    ...apiGiven(ports),
+    driver: asking,
     tools,
     readiness: () => notReady,
-    ...(ports.serviceLog === undefined ? {} : { serviceLog: ports.serviceLog }),
-    ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
     ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
     examine: async () => [...(await provider.examine()), ...(lookup === null ? [] : [await findingOf(lookup)])],
-    backup: (path, passphrase) => backup(ports, path, passphrase),
-    limits: { feedClientsMax: config.feed.clientsMax },
     troubles: () => chat?.troubles() ?? [],
   })
   let chat: Chat | null = null
@@ -164,6 +157,12 @@ function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {
   return createLookup({ settings, source, clock, http, readSecret, readFile: readWhole, now: () => driver.now() })
 }
 
+/** Nobody waits for the answer. */
+function tell(log: Log, driver: Driver, event: Event): void {
+  const told = driver.submit({ kind: 'smith' }, event)
+  told.catch((error: unknown) => log.debug({ err: error, event: event.type }, 'not told: the coordinator ends'))
+}
+
 /** Where changes are raised and asked about. */
 type Provider = {
   readonly isRemote: boolean
@@ -198,10 +197,7 @@ function providerOf(ports: CoordinatorPorts, driver: Driver): Provider {
 function localProvider({ log }: CoordinatorPorts, driver: Driver): Provider {
   return {
     isRemote: false,
-    toChange: (call) => {
-      const told = driver.submit({ kind: 'smith' }, { type: 'localCall', call })
-      told.catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
-    },
+    toChange: (call) => tell(log, driver, { type: 'localCall', call }),
     before: async () => {
       for (const call of unfinishedClosings(driver.view))
         await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
@@ -261,6 +257,22 @@ async function chatOf({ config, store, clock, random, log }: CoordinatorPorts, t
   const { createChat } = await import('./chat/chat.ts')
   const { sha256 } = tools
   return createChat({ config: config.chat, ledger: store.ledger, clock, random, log, sha256, readSecret })
+}
+
+/** What the interface gets as it was given. */
+function apiGiven(ports: CoordinatorPorts) {
+  const { config, store, keys, clock, random, log, version, serviceLog } = ports
+  return {
+    ...{ store, clock, random, log, version },
+    tls: keys.tls,
+    pin: keys.pin,
+    orderKeyPublicBase64: keys.orderKey.publicKeyBase64,
+    instance: config.instance,
+    limits: { feedClientsMax: config.feed.clientsMax },
+    backup: (path: string, passphrase: string) => backup(ports, path, passphrase),
+    ...(serviceLog === undefined ? {} : { serviceLog }),
+    ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
+  }
 }
 
 function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {

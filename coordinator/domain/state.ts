@@ -410,7 +410,7 @@ export type OutboxRow = {
   readonly call: Exclude<ChangeCall, { call: 'permission' }>
 }
 
-/** The permission that a project has asked for and that is not answered yet. In memory only: a restart asks anew. */
+/** A question that is not answered yet: a project's for the permission. In memory only: a restart asks anew. */
 export type PendingAsk = { readonly id: string; readonly at: Instant }
 
 export type Tables = {
@@ -439,6 +439,8 @@ export type Tables = {
   /** By project and place, padded so that keys sort in order. */
   readonly outbox: OutboxRow
   readonly schedules: Schedule
+  /** By schedule: the source of machines is being asked for it. In memory only: a restart asks anew. */
+  readonly scheduleAsks: PendingAsk
 }
 export type TableName = keyof Tables
 
@@ -466,6 +468,7 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   remoteChanges: { stored: true, inView: true },
   outbox: { stored: true, inView: true },
   schedules: { stored: true, inView: true },
+  scheduleAsks: { stored: false, inView: true },
 }
 
 /** One row to write. `row: null` deletes it; `live: false` keeps it in the store and drops it from memory. */
