@@ -3,7 +3,7 @@
  * joins them. `main` calls it with the real world, tests with parts of it. It decides nothing.
  */
 import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
-import { createOutboxStep, isOutbox, withOutbox } from './change/outbox.ts'
+import { type OutboxOptions, createOutboxCore, createOutboxStep, isOutbox } from './change/outbox.ts'
 import type { Finding } from './change/servicenow/doctor.ts'
 import { createServiceNow } from './change/servicenow/provider.ts'
 import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts'
@@ -17,7 +17,6 @@ import type { CoordinatorConfig } from './config.ts'
 import { previewOf } from './domain/preview.ts'
 import { requestQueryPrefix } from './domain/planning.ts'
 import { type ProjectRows, renderStatus, rowsOf, statusOf } from './domain/status.ts'
-import { step } from './domain/step.ts'
 import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { realHttp } from './http.ts'
@@ -180,13 +179,8 @@ type Provider = {
 function stepsOf({ change }: CoordinatorConfig): Pick<DriverPorts, 'core' | 'local'> {
   if (change.provider === 'local') return { local: { isLocal, step: localStep } }
   const { servicenow } = change
-  return {
-    core: (view, envelope, tools) => withOutbox(view, envelope.at, step(view, envelope, tools)),
-    local: {
-      isLocal: isOutbox,
-      step: createOutboxStep({ linkOf: (row) => linkOf(servicenow, row.sysId ?? '') }),
-    },
-  }
+  const options: OutboxOptions = { linkOf: (row) => linkOf(servicenow, row.sysId ?? '') }
+  return { core: createOutboxCore(options), local: { isLocal: isOutbox, step: createOutboxStep(options) } }
 }
 
 function providerOf(ports: CoordinatorPorts, driver: Driver): Provider {

@@ -117,7 +117,14 @@ export type Event =
       readonly ask: string | null
       readonly permission: Permission
     }
-  | { readonly type: 'providerFailed'; readonly project: string; readonly ask: string | null; readonly reason: string }
+  | {
+      readonly type: 'providerFailed'
+      readonly project: string
+      readonly ask: string | null
+      readonly reason: string
+      /** The provider answers, and does not have the change. */
+      readonly isGone?: true
+    }
   /** A schedule is due, and the source of machines was asked for it (LKP-20). */
   | { readonly type: 'scheduleDue'; readonly name: string; readonly ask: string; readonly known?: Known }
   /** A call on the provider that lives in this process (change/local). */
@@ -226,6 +233,8 @@ export type Tools = {
   readonly calendar: Calendar
   readonly trains: readonly Train[]
   readonly settings: Settings
+  /** Where a person decides about a change that is kept outside smith. */
+  readonly changeLink?: (change: RemoteChange) => string
 }
 
 export type TrainSettings = Pick<Train, 'name' | 'approval' | 'roles' | 'people'> & {

@@ -215,7 +215,13 @@ export type Project = {
   /** The places of machines that failed and have not been decided about. */
   readonly undecided: readonly number[]
   /** Why the provider's last answer did not permit a grant; null when it did or was not asked. */
-  readonly denied: { readonly code: StopReason; readonly reason: string; readonly until?: Instant } | null
+  readonly denied: {
+    readonly code: StopReason
+    readonly reason: string
+    readonly until?: Instant
+    /** Nothing is found where the change was. */
+    readonly isGone?: true
+  } | null
   readonly paused: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly cancelling: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly stop: Stop | null
@@ -400,6 +406,8 @@ export type RemoteChange = {
   readonly tasks: readonly { readonly number: string; readonly sysId: string }[]
   readonly sent: number
   readonly queued: number
+  /** A person gave it up after its project had ended: when it is not there any more, it is let go. */
+  readonly givenUp?: true
 }
 
 /** A call that a turn wants to be made at a provider outside smith, committed with that turn. */
