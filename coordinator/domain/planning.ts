@@ -79,6 +79,7 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
       ...parsed.pace,
       window,
       ...(policy === null ? {} : { policy }),
+      ...(ask.known === undefined ? {} : { lookup: { source: ask.known.source, at: ask.known.at } }),
     },
     total: selection.machines.length,
     answered: 0,

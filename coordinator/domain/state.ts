@@ -94,6 +94,8 @@ export type RequestOptions = {
   readonly window: Span | null
   /** What its trains said; absent when no machine of it is of a train. */
   readonly policy?: Policy
+  /** The source that said which machines there are, and when; absent where none is configured. */
+  readonly lookup?: { readonly source: string; readonly at: Instant }
 }
 
 /** What the trains of a request said when it was made. */

@@ -149,3 +149,24 @@ t.test('[LKP-14] the differences between the source and the enrolled machines ar
   world.write({ error: 'x' })
   t.match((await world.call('missing', 'vi')).body.refusals, [{ kind: 'unavailable', message: /shape/ }])
 })
+
+t.test(
+  '[LKP-22] the source and the time of its answer stay with the change: in its plan, its status, its notes',
+  async (t) => {
+    const world = await listWorld(t, ['web-1'])
+    await world.machine('web-1')
+    const before = world.driver.now()
+    t.equal(await world.told('web-1'), 'web-1')
+    const [local] = [...world.driver.view.all('localChanges')]
+    const change = local?.number ?? ''
+    const { lookup } = (await world.call('project', 'vi', { params: { change } })).body.status
+    t.equal(lookup.source, world.file)
+    t.ok(lookup.at >= before && lookup.at <= world.driver.now(), `${lookup.at}`)
+    const term = new RegExp(`^machines: as ${world.file} had them at 20\\d\\d-`)
+    t.ok((await world.call('plan', 'vi', { params: { change } })).body.terms.some((one: string) => term.test(one)))
+    t.ok(
+      local?.notes.some((one) => term.test(one)),
+      'and for whoever approves',
+    )
+  },
+)
