@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '90b38f77d1f590a8ebbab82f1169f602ac9ef050a4fda8c117734a463bc4446d',
+    hash: 'c89fe7f3ca26940c2a38c3928878e25f444953d5b9e00b95a6319a727644a6d6',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]
