@@ -247,6 +247,7 @@ export type Target = {
   readonly project: string
   readonly index: number
   readonly bag: number
+  /** '' for one that only the source of machines knows, which is skipped. */
   readonly machine: string
   readonly name: string
   readonly cluster: string
