@@ -3,7 +3,7 @@
  * joins them. `main` calls it with the real world, tests with parts of it. It decides nothing.
  */
 import { isLocal, localStep, unfinishedClosings } from './change/local.ts'
-import { createOutboxStep, isOutbox, withOutbox } from './change/outbox.ts'
+import { type OutboxOptions, createOutboxCore, createOutboxStep, isOutbox } from './change/outbox.ts'
 import type { Finding } from './change/servicenow/doctor.ts'
 import { createServiceNow } from './change/servicenow/provider.ts'
 import { type ServiceNowSettings, linkOf } from './change/servicenow/settings.ts'
@@ -12,12 +12,11 @@ import { createApi } from './api/api.ts'
 import type { ApiPorts } from './api/ports.ts'
 import { RefusedError } from '../protocol/errors.ts'
 import type { Elsewhere } from '../protocol/status.ts'
-import type { ChangeCall, Tools } from './domain/events.ts'
+import type { ChangeCall, Event, Tools } from './domain/events.ts'
 import type { CoordinatorConfig } from './config.ts'
 import { previewOf } from './domain/preview.ts'
 import { requestQueryPrefix } from './domain/planning.ts'
 import { type ProjectRows, renderStatus, rowsOf, statusOf } from './domain/status.ts'
-import { step } from './domain/step.ts'
 import { type Driver, type DriverPorts, createDriver } from './driver.ts'
 import { type Keys, loadOrCreateKeys } from './keys.ts'
 import { realHttp } from './http.ts'
@@ -97,7 +96,11 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     tools,
     settings: config.settings,
     log,
-    outbound: { toAgent: (send) => sessions.send(send), toChange: (call) => provider.toChange(call) },
+    outbound: {
+      toAgent: (send) => sessions.send(send),
+      toChange: (call) => provider.toChange(call),
+      toLookup: (event) => tell(log, asking, event),
+    },
     ...stepsOf(config),
     onFatal: (error) => {
       notReady = `the coordinator failed: ${error.message}`
@@ -106,27 +109,20 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   })
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
+  const asking = lookup === null ? driver : withLookup(driver, lookup)
   driver.onRow((row) => logRow(log, row))
   const metrics = metricsOf(ports, driver, () => api.feedClients())
   const sessions = createSessions(sessionsPorts(ports, driver))
   const api = createApi({
-    driver: lookup === null ? driver : withLookup(driver, lookup),
-    store,
-    ...identityOf(ports),
-    clock,
-    random,
-    log,
+    ...apiGiven(ports),
+    driver: asking,
     tools,
     readiness: () => notReady,
-    ...optionsOf(ports),
     metrics: metrics.text,
-    ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
     ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
     examine: async () => [...(await provider.examine()), ...(lookup === null ? [] : [await findingOf(lookup)])],
-    backup: (path, passphrase) => backup(ports, path, passphrase),
-    limits: { feedClientsMax: config.feed.clientsMax, sessionMsMax: config.dashboard.sessionMsMax },
     troubles: () => chat?.troubles() ?? [],
   })
   let chat: Chat | null = null
@@ -176,17 +172,6 @@ function withCommits(store: Store, clock: Clock, committed: (seconds: number) =>
   }
 }
 
-/** Which coordinator answers. */
-function identityOf({ keys, config, version }: CoordinatorPorts) {
-  const { tls, pin, orderKey } = keys
-  return { tls, pin, orderKeyPublicBase64: orderKey.publicKeyBase64, instance: config.instance, version }
-}
-
-/** What is only there where somebody gave it. */
-function optionsOf({ serviceLog, dashboard }: CoordinatorPorts): Pick<ApiPorts, 'serviceLog' | 'dashboard'> {
-  return { ...(serviceLog === undefined ? {} : { serviceLog }), ...(dashboard === undefined ? {} : { dashboard }) }
-}
-
 function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {
   const { clock, config } = ports
   const { lookup: settings } = config
@@ -194,6 +179,12 @@ function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {
   const source = config.settings.lookup ?? settings.source
   const http = ports.http ?? realHttp
   return createLookup({ settings, source, clock, http, readSecret, readFile: readWhole, now: () => driver.now() })
+}
+
+/** Nobody waits for the answer. */
+function tell(log: Log, driver: Driver, event: Event): void {
+  const told = driver.submit({ kind: 'smith' }, event)
+  told.catch((error: unknown) => log.debug({ err: error, event: event.type }, 'not told: the coordinator ends'))
 }
 
 /** Where changes are raised and asked about. */
@@ -213,13 +204,8 @@ type Provider = {
 function stepsOf({ change }: CoordinatorConfig): Pick<DriverPorts, 'core' | 'local'> {
   if (change.provider === 'local') return { local: { isLocal, step: localStep } }
   const { servicenow } = change
-  return {
-    core: (view, envelope, tools) => withOutbox(view, envelope.at, step(view, envelope, tools)),
-    local: {
-      isLocal: isOutbox,
-      step: createOutboxStep({ linkOf: (row) => linkOf(servicenow, row.sysId ?? '') }),
-    },
-  }
+  const options: OutboxOptions = { linkOf: (row) => linkOf(servicenow, row.sysId ?? '') }
+  return { core: createOutboxCore(options), local: { isLocal: isOutbox, step: createOutboxStep(options) } }
 }
 
 function providerOf(ports: CoordinatorPorts, driver: Driver): Provider {
@@ -230,10 +216,7 @@ function providerOf(ports: CoordinatorPorts, driver: Driver): Provider {
 function localProvider({ log }: CoordinatorPorts, driver: Driver): Provider {
   return {
     isRemote: false,
-    toChange: (call) => {
-      const told = driver.submit({ kind: 'smith' }, { type: 'localCall', call })
-      told.catch((error: unknown) => log.debug({ err: error }, 'the change was not told: the coordinator ends'))
-    },
+    toChange: (call) => tell(log, driver, { type: 'localCall', call }),
     before: async () => {
       for (const call of unfinishedClosings(driver.view))
         await driver.submit({ kind: 'smith' }, { type: 'localCall', call })
@@ -293,6 +276,23 @@ async function chatOf({ config, store, clock, random, log }: CoordinatorPorts, t
   const { createChat } = await import('./chat/chat.ts')
   const { sha256 } = tools
   return createChat({ config: config.chat, ledger: store.ledger, clock, random, log, sha256, readSecret })
+}
+
+/** What the interface gets as it was given. */
+function apiGiven(ports: CoordinatorPorts) {
+  const { config, store, keys, clock, random, log, version, serviceLog, dashboard } = ports
+  return {
+    ...{ store, clock, random, log, version },
+    tls: keys.tls,
+    pin: keys.pin,
+    orderKeyPublicBase64: keys.orderKey.publicKeyBase64,
+    instance: config.instance,
+    limits: { feedClientsMax: config.feed.clientsMax, sessionMsMax: config.dashboard.sessionMsMax },
+    backup: (path: string, passphrase: string) => backup(ports, path, passphrase),
+    ...(serviceLog === undefined ? {} : { serviceLog }),
+    ...(dashboard === undefined ? {} : { dashboard }),
+    ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
+  }
 }
 
 function sessionsPorts(ports: CoordinatorPorts, driver: Driver): Parameters<typeof createSessions>[0] {

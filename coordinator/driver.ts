@@ -192,6 +192,7 @@ class Loop {
     for (const send of sends) {
       if (send.to === 'agent') outbound.toAgent(send)
       else if (send.to === 'change') outbound.toChange(send.call)
+      else if (send.to === 'lookup') outbound.toLookup?.(send.event)
       else this.#submitOwn({ kind: 'change' }, send.event)
     }
   }

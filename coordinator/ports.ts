@@ -1,7 +1,7 @@
 /** What the coordinator needs from the world. `createCoordinator(ports)` is what main, the tests and the simulator call. */
 import type { FeedRow } from '../protocol/feed.ts'
 import type { RunRecord } from '../protocol/files.ts'
-import type { ChangeCall, LogAppend, Send } from './domain/events.ts'
+import type { ChangeCall, Event, LogAppend, Send } from './domain/events.ts'
 import type { Instant, TableName, Tables, Write } from './domain/state.ts'
 
 /** Wall time in milliseconds, monotonic time in milliseconds, and one-shot timers. */
@@ -80,6 +80,8 @@ export type Ledger = {
 export type Outbound = {
   readonly toAgent: (send: AgentSend) => void
   readonly toChange: (call: ChangeCall) => void
+  /** Where a source of machines is configured: asks it and gives the event back to the core with its answer. */
+  readonly toLookup?: (event: Event) => void
 }
 
 /** Which records of the coordinator's own log are wanted: those after number `after`, as old as `since` or younger. */

@@ -6,12 +6,13 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { Command, CommanderError } from 'commander'
-import { multistream, pino } from 'pino'
+import { pino } from 'pino'
 import { type Refusal, RefusedError } from '../protocol/errors.ts'
 import { openCoordinator, openServiceLog, restoreBackup } from './app.ts'
 import { CONFIG_PATH, configReferenceText, loadConfig } from './config.ts'
 import { openDashboardFiles } from './dashboard-files.ts'
 import type { Clock, Random } from './ports.ts'
+import { cleanStream } from './secrets.ts'
 
 const EXIT = { done: 0, failed: 1, usage: 2 } as const
 const STOP_MS_MAX = 10_000
@@ -95,8 +96,7 @@ async function run(file: string, level: string): Promise<void> {
   if (!answer.ok) throw new RefusedError(answer.refusals)
   const { config } = answer
   const serviceLog = openServiceLog(config)
-  const streams = [pino.destination({ sync: true }), serviceLog].map((stream) => ({ level: 'debug' as const, stream }))
-  const log = pino({ level, base: null }, multistream(streams))
+  const log = pino({ level, base: null }, cleanStream([pino.destination({ sync: true }), serviceLog]))
   const { coordinator, pin } = await openCoordinator({
     config,
     clock,

@@ -14,6 +14,7 @@ import {
 import type { FeedRow } from '../protocol/feed.ts'
 import * as v from 'valibot'
 import type { Log, ServiceLogQuery } from './ports.ts'
+import { scrubbedLine } from './secrets.ts'
 
 export type ServiceLog = {
   /** One record as pino writes it. Never throws. */
@@ -35,10 +36,6 @@ const RECORDS_MAX = 5000
 const TEXT_MAX = 2000
 const FIELDS_MAX = 30
 const OWN_KEYS = new Set(['level', 'time', 'msg', 'change', 'machine', 'fact'])
-
-/** Tokens of people and of enrolment, wherever they stand in a text; what is kept of one tells nothing. */
-const SECRETS = /smithp_[A-Za-z0-9_-]+|smith1\.[A-Za-z0-9_-]+/g
-const SECRET_KEY = /token|secret|password|passphrase|authorization|privatekey/i
 
 export function createServiceLog(options: ServiceLogOptions): ServiceLog {
   const { bytesMax = BYTES_MAX, recordsMax = RECORDS_MAX } = options
@@ -67,7 +64,7 @@ export function createServiceLog(options: ServiceLogOptions): ServiceLog {
   })
   return {
     write: (line) => {
-      const record = recordOf(line, (records.at(-1)?.n ?? 0) + 1)
+      const record = recordOf(scrubbedLine(line), (records.at(-1)?.n ?? 0) + 1)
       keep(record)
       attempt(() => {
         const text = `${JSON.stringify(record)}\n`
@@ -123,7 +120,7 @@ function recordOf(line: string, n: number): ServiceRecord {
   const rest = Object.entries(fields)
     .filter(([key, value]) => !OWN_KEYS.has(key) && value !== undefined && value !== null)
     .slice(0, FIELDS_MAX)
-    .map(([key, value]): [string, string] => [key.slice(0, 100), SECRET_KEY.test(key) ? '***' : textOf(value)])
+    .map(([key, value]): [string, string] => [key.slice(0, 100), textOf(value)])
   const level = typeof fields['level'] === 'number' ? fields['level'] : 30
   return {
     n,
@@ -135,9 +132,8 @@ function recordOf(line: string, n: number): ServiceRecord {
 }
 
 function textOf(value: unknown): string {
-  const inner = (key: string, given: unknown) => (SECRET_KEY.test(key) ? '***' : given)
-  const text = typeof value === 'string' ? value : (JSON.stringify(value, inner) ?? '')
-  return text.replaceAll(SECRETS, '***').slice(0, TEXT_MAX)
+  const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? '')
+  return text.slice(0, TEXT_MAX)
 }
 
 /** Log lines that runs print are in the logs of their orders; that some came is no deed of the coordinator. */

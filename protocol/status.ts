@@ -103,6 +103,8 @@ export const statusSchema = v.strictObject({
   closedAt: v.nullable(instantSchema),
   closeNotes: v.nullable(v.string()),
   elsewhere: v.optional(elsewhereSchema),
+  /** Which source said which machines there are, and when, where one is configured. */
+  lookup: v.optional(v.strictObject({ source: shortTextSchema, at: instantSchema })),
   totals: v.strictObject({
     pass: countSchema,
     fail: countSchema,

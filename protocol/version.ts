@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'e3c11e19932b0cf5a541688c9ac08ac7b2f8071d77a2aa0496c3456282fdbf81',
+    hash: '274a4dbed8dbd5f666237e6cb640834990dabb0f1b51866dc2288019a76bfa97',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

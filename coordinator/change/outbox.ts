@@ -4,9 +4,11 @@
  * at any point forgets nothing. sender.ts makes the calls.
  */
 import type { Refusal } from '../../protocol/errors.ts'
+import { mayCommand } from '../domain/authority.ts'
 import { type Draft, type View, createDraft } from '../domain/draft.ts'
 import type { Delivered, Envelope, Event, Outcome, Reply, Tools } from '../domain/events.ts'
 import { type OutboxRow, type RemoteChange, type Write, placeKey } from '../domain/state.ts'
+import { step } from '../domain/step.ts'
 
 /** The outcome of a step of the core, with its calls put into the outbox. The sends stay: they wake the sender. */
 export function withOutbox(view: View, at: number, outcome: Outcome): Outcome {
@@ -49,6 +51,27 @@ export function isOutbox(event: Event): boolean {
 export type OutboxOptions = {
   /** Where a person decides about a change. */
   readonly linkOf: (change: RemoteChange) => string
+}
+
+/** The core with the outbox around it: its calls are kept, and a change that it has ended with can be given up. */
+export function createOutboxCore({ linkOf }: OutboxOptions): typeof step {
+  return (view, envelope, tools) =>
+    giveUp(view, envelope, tools) ??
+    withOutbox(view, envelope.at, step(view, envelope, { ...tools, changeLink: linkOf }))
+}
+
+/** `smith cancel` of a project that has ended and whose change could not be closed: it is, or it is let go. */
+function giveUp(view: View, envelope: Envelope, tools: Tools): Outcome | null {
+  const { event, actor } = envelope
+  if (event.type !== 'command' || event.command.type !== 'cancel') return null
+  const { command } = event
+  const project = view.get('changes', command.change) === undefined && view.archived('changes', command.change)?.project
+  const change = typeof project === 'string' ? view.get('remoteChanges', project) : undefined
+  if (change === undefined || mayCommand(actor, command, tools.settings) !== null) return null
+  const draft = createDraft(view, envelope, tools)
+  draft.put('remoteChanges', change.project, { ...change, givenUp: true })
+  draft.say({ fact: 'cancelAsked', change: command.change, project: change.project, reason: command.reason })
+  return draft.outcome({ ok: true })
 }
 
 /** What came of a call, and a person's decision, which is not for smith to take here. */

@@ -64,7 +64,8 @@ export function failureText(machine: MachineStatus | null, reason: string, cause
 /** For whoever asked: what stopped their project and what lifts it. */
 export function troubleText(change: string, facts: readonly string[], lift: string | null): string {
   const lines = [`${code(change)} needs you:`, ...facts.map((line) => escaped(line))]
-  if (lift !== null && lift !== '') lines.push(`Lift: ${code(lift)}`)
+  // A link within the marks of code is none.
+  if (lift !== null && lift !== '') lines.push(`Lift: ${/https?:\/\//.test(lift) ? escaped(lift) : code(lift)}`)
   return cutEnd(lines.join('\n'))
 }
 

@@ -108,12 +108,13 @@ function cancelRefused(draft: Draft, project: Project, permission: Permission, r
 export function takeFailure(draft: Draft, event: Extract<Event, { type: 'providerFailed' }>): Reply {
   const project = draft.get('projects', event.project)
   if (project === undefined || event.ask === null || draft.get('asks', project.id)?.id !== event.ask) return DONE
-  denyForProvider(draft, project, event.reason)
+  denyForProvider(draft, project, event.reason, event.isGone)
   return DONE
 }
 
-export function denyForProvider(draft: Draft, project: Project, reason: string): void {
+export function denyForProvider(draft: Draft, project: Project, reason: string, isGone?: true): void {
   dropAsk(draft, project.id)
-  if (project.state === 'open') setDenied(draft, project.id, { code: 'change-provider', reason })
+  const gone = isGone === true ? { isGone } : {}
+  if (project.state === 'open') setDenied(draft, project.id, { code: 'change-provider', reason, ...gone })
   draft.touch(project.id)
 }

@@ -157,7 +157,8 @@ export function nextWake(view: View, settings: Settings, at: Instant): Instant |
   for (const query of view.all('queries')) {
     if (query.state === 'asked' && query.deadline !== null) consider(query.deadline)
   }
-  for (const { next } of view.all('schedules')) if (next !== null) consider(next)
+  for (const { name, next } of view.all('schedules'))
+    if (next !== null && view.get('scheduleAsks', name) === undefined) consider(next)
   for (const request of view.all('requests'))
     if (request.state === 'planning') consider(Math.max(request.deadline, at + 1000))
   for (const order of view.all('orders')) {

@@ -53,7 +53,8 @@ export type Command =
     }
   | { readonly type: 'userRevoke'; readonly name: string }
   | { readonly type: 'scheduleAdd'; readonly name: string; readonly cron: string; readonly text: string }
-  | { readonly type: 'scheduleRemove' | 'scheduleRun'; readonly name: string }
+  | { readonly type: 'scheduleRemove'; readonly name: string }
+  | { readonly type: 'scheduleRun'; readonly name: string; readonly known?: Known }
   /** A decision about a local change; handled by change/local, never by the core. */
   | {
       readonly type: 'decide'
@@ -116,7 +117,16 @@ export type Event =
       readonly ask: string | null
       readonly permission: Permission
     }
-  | { readonly type: 'providerFailed'; readonly project: string; readonly ask: string | null; readonly reason: string }
+  | {
+      readonly type: 'providerFailed'
+      readonly project: string
+      readonly ask: string | null
+      readonly reason: string
+      /** The provider answers, and does not have the change. */
+      readonly isGone?: true
+    }
+  /** A schedule is due, and the source of machines was asked for it (LKP-20). */
+  | { readonly type: 'scheduleDue'; readonly name: string; readonly ask: string; readonly known?: Known }
   /** A call on the provider that lives in this process (change/local). */
   | { readonly type: 'localCall'; readonly call: ChangeCall }
   /** What became of a call of the outbox (change/outbox). */
@@ -152,6 +162,8 @@ export type Send =
     }
   | { readonly to: 'change'; readonly call: ChangeCall }
   | { readonly to: 'core'; readonly event: Event }
+  /** To be given back with what the source of machines says then. */
+  | { readonly to: 'lookup'; readonly event: Extract<Event, { type: 'scheduleDue' }> }
 
 /** Records to append to an order's log, in the same transaction as the rows. */
 export type LogAppend = { readonly order: string; readonly from: number; readonly records: readonly RunRecord[] }
@@ -221,6 +233,8 @@ export type Tools = {
   readonly calendar: Calendar
   readonly trains: readonly Train[]
   readonly settings: Settings
+  /** Where a person decides about a change that is kept outside smith. */
+  readonly changeLink?: (change: RemoteChange) => string
 }
 
 export type TrainSettings = Pick<Train, 'name' | 'approval' | 'roles' | 'people'> & {

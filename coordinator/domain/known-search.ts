@@ -19,6 +19,8 @@ export type Absent = {
   readonly why: string
   readonly remedy: string
   readonly word: MachineWord['word']
+  /** It lacks an agent and nothing else: offline:skip leaves it out when it was only matched. */
+  readonly maySkip: boolean
 }
 export type Finds = {
   readonly machines: { readonly machine: Machine; readonly matched: boolean }[]
@@ -192,7 +194,8 @@ function take(view: View, index: KnownIndex, known: KnownMachine, asked: Asked, 
   const rivals = rivalsOf(index, known)
   const name = known.name ?? known.addresses[0] ?? known.id
   if (rivals.length > 0) return void finds.refusals.push(ambiguous(index, asked.word, name, [known, ...rivals]))
-  const absent = (why: string, remedy: string) => void finds.absent.push({ ...asked, name, why, remedy })
+  const absent = (why: string, remedy: string, maySkip = false) =>
+    void finds.absent.push({ ...asked, name, why, remedy, maySkip })
   if (known.barred !== null)
     return absent(
       `not to be patched: ${index.source} has it as ${known.barred}`,
@@ -207,6 +210,7 @@ function take(view: View, index: KnownIndex, known: KnownMachine, asked: Asked, 
     alike === undefined
       ? `enrol it (smith enrol new --name ${name}), or use except:${name}`
       : `${alike.name} is enrolled: when it is the same machine, take its domain off with [lookup] domains`,
+    alike === undefined,
   )
 }
 

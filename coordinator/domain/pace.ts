@@ -4,7 +4,7 @@
  */
 import type { Refusal } from '../../protocol/errors.ts'
 import type { Calendar } from './events.ts'
-import type { Policy, Share, Span } from './state.ts'
+import type { RequestOptions, Share, Span } from './state.ts'
 import { policyTerms } from './trains.ts'
 import { type Key, type Values, type Word, badValue, missing } from './words.ts'
 
@@ -140,10 +140,10 @@ export function failuresMaxOf(pace: Pick<Pace, 'onFailure' | 'maxFailures'>, mac
 
 /** What was asked of how the project goes, in words, for those who approve it; nothing for what goes without saying. */
 export function termsOf(
-  options: Omit<Pace, 'window'> & { readonly window: Span | null; readonly policy?: Policy },
+  options: Omit<Pace, 'window'> & { readonly window: Span | null } & Pick<RequestOptions, 'policy' | 'lookup'>,
   calendar: Calendar,
 ): string[] {
-  const { phases, soakMinutes, onFailure, maxFailures, window, policy } = options
+  const { phases, soakMinutes, onFailure, maxFailures, window, policy, lookup } = options
   const shareText = (share: Share) => `${share.value}${share.unit === 'percent' ? '%' : ''}`
   const terms: string[] = []
   if (phases.length > 0) {
@@ -157,5 +157,7 @@ export function termsOf(
   const trains = policy?.windowOf ?? []
   const from = trains.length === 0 ? '' : `, from train${trains.length === 1 ? '' : 's'} ${trains.join(', ')}`
   if (window !== null) terms.push(`window: ${calendar.show(window.start)} to ${calendar.show(window.end)}${from}`)
-  return policy === undefined ? terms : [...terms, ...policyTerms(policy)]
+  if (policy !== undefined) terms.push(...policyTerms(policy))
+  if (lookup !== undefined) terms.push(`machines: as ${lookup.source} had them at ${calendar.show(lookup.at)}`)
+  return terms
 }

@@ -79,6 +79,7 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
       ...parsed.pace,
       window,
       ...(policy === null ? {} : { policy }),
+      ...(ask.known === undefined ? {} : { lookup: { source: ask.known.source, at: ask.known.at } }),
     },
     total: selection.machines.length,
     answered: 0,
@@ -274,7 +275,7 @@ export function abandonProject(draft: Draft, project: Project, refusal: Refusal)
 }
 
 type Place = {
-  readonly machine: Machine
+  readonly machine: Pick<Machine, 'id' | 'name'>
   readonly name: string
   readonly isSkipped: boolean
   readonly cluster: string
@@ -288,11 +289,13 @@ type Place = {
 function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Bagged<Place>[] {
   const entries = [
     // The sort is stable: a machine skipped at the outset stands before the one whose place it bears.
-    ...request.skipped.map((skip) => ({ index: skip.index, machine: skip.machine, query: null, reason: skip.reason })),
-    ...planned.map((query) => ({ index: query.index, machine: query.machine, query, reason: null })),
+    ...request.skipped.map((skip) => ({ ...skip, query: null })),
+    ...planned.map((query) => ({ index: query.index, name: query.name, machine: query.machine, query, reason: null })),
   ].toSorted((a, b) => a.index - b.index)
   const places = entries.map((entry) => {
-    const machine = mustHave(draft.get('machines', entry.machine), `machine ${entry.machine}`)
+    // One that only the source of machines knows has no row.
+    const row = entry.machine === '' ? null : mustHave(draft.get('machines', entry.machine), `machine ${entry.machine}`)
+    const machine = row ?? { id: '', name: entry.name }
     const cluster = clusterOf(machine, draft.tools)
     const plan = entry.query === null ? null : planOf(draft, entry.query)
     return {
@@ -303,7 +306,7 @@ function placesOf(draft: Draft, request: Request, planned: readonly Query[]): Ba
       planHash: entry.query?.planHash ?? '',
       isEmpty: plan !== null && isEmptyPlan(plan) && !(plan.rebootDue && request.options.outageMinutes > 0),
       // What the machine said at its hello may be days old.
-      rebootPending: plan?.rebootDue ?? machine.rebootPending,
+      rebootPending: plan?.rebootDue ?? row?.rebootPending ?? false,
       skipReason: entry.reason,
     }
   })
@@ -376,7 +379,10 @@ function putBags(draft: Draft, id: string, bags: readonly Bagged<Place>[]): void
       const key = countOf(target.state)
       counts = { ...counts, [key]: counts[key] + 1 }
       draft.put('targets', placeKey(id, index), target)
-      if (place.skipReason === null) draft.put('machines', place.machine.id, { ...place.machine, project: id })
+      if (place.skipReason === null) {
+        const machine = mustHave(draft.get('machines', place.machine.id), `machine ${place.machine.id}`)
+        draft.put('machines', machine.id, { ...machine, project: id })
+      }
       index += 1
     }
     draft.put('bags', placeKey(id, bagIndex), {

@@ -19,8 +19,7 @@ export function previewOf(view: View, request: Request, queries: readonly Query[
   ].toSorted((a, b) => a.index - b.index)
   const bags = bagsIn(
     places.map(({ name, machine: id, query }) => {
-      const machine = view.get('machines', id)
-      const cluster = machine === undefined ? name : clusterOf(machine, tools)
+      const cluster = clusterOf(view.get('machines', id) ?? { name }, tools)
       return { name, cluster, query, isSkipped: query === null }
     }),
     request.options.phases,

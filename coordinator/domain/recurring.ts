@@ -2,12 +2,14 @@
  * Recurring requests: a schedule makes a request by itself at the times of its cron expression, in the name of the
  * person who made it and with the rights that this person has then. It never approves. A firing is one turn with the
  * request that it makes, so that no crash can leave one without the other. A time that was missed is told and not made
- * up for.
+ * up for. Where a source of machines is configured, it is asked when a time has come, and the firing waits for its answer:
+ * until then nothing of it is stored, so that a restart finds the time due again, or missed.
  */
 import type { Refusal } from '../../protocol/errors.ts'
 import { mayCommand } from './authority.ts'
 import type { Draft, View } from './draft.ts'
-import type { Command, Reply } from './events.ts'
+import type { Command, Event, Reply } from './events.ts'
+import type { Known } from './known.ts'
 import { actorName, makeRequest } from './planning.ts'
 import { parseRequest } from './request.ts'
 import type { Firing, Schedule } from './schedule-rows.ts'
@@ -15,6 +17,7 @@ import type { Actor, Instant } from './state.ts'
 import { badValue } from './words.ts'
 
 type Add = Extract<Command, { type: 'scheduleAdd' }>
+type Run = Extract<Command, { type: 'scheduleRun' }>
 
 const SCHEDULES_MAX = 200
 const FIRINGS_KEPT = 20
@@ -76,6 +79,7 @@ export function addSchedule(draft: Draft, { name, cron, text }: Add): Reply {
 export function removeSchedule(draft: Draft, name: string): Reply {
   if (draft.get('schedules', name) === undefined) return noSchedule(name)
   draft.remove('schedules', name)
+  draft.remove('scheduleAsks', name)
   draft.say({ fact: 'scheduleRemoved', text: name })
   return { ok: true }
 }
@@ -84,7 +88,7 @@ export function removeSchedule(draft: Draft, name: string): Reply {
  * Asks now, in the name of whoever says so: in that of the schedule's person somebody else could ask without being
  * seen, and then approve it.
  */
-export function runSchedule(draft: Draft, name: string): Reply {
+export function runSchedule(draft: Draft, { name, known }: Run): Reply {
   const schedule = draft.get('schedules', name)
   if (schedule === undefined) return noSchedule(name)
   const busy = overlapOf(draft, schedule)
@@ -95,7 +99,7 @@ export function runSchedule(draft: Draft, name: string): Reply {
         { kind: 'conflict', message: `${name}: ${busy}`, subject: name, remedy: 'wait for its end, or cancel it' },
       ],
     }
-  return ask(draft, schedule, { at: draft.at, actor: draft.actor, key: null })
+  return ask(draft, schedule, { at: draft.at, actor: draft.actor, key: null, known })
 }
 
 function noSchedule(name: string): Reply {
@@ -115,24 +119,55 @@ export function reopenSchedules(draft: Draft): void {
   }
 }
 
-/** Fires what is due. The latest of several times that have come counts, when it is not late either. */
+/** Fires what is due; where a source of machines is configured, once it has been asked. */
 export function fireDue(draft: Draft, schedule: Schedule): void {
-  if (schedule.next === null || schedule.next > draft.at) return
-  const first = schedule.next
-  let due = first
+  const { name, next } = schedule
+  if (next === null || next > draft.at || draft.get('scheduleAsks', name) !== undefined) return
+  const due = dueAt(draft, schedule, { first: next, now: draft.at })
+  if (due.isLate || draft.tools.settings.lookup === undefined) return fireAt(draft, schedule, due)
+  const id = draft.tools.newId()
+  draft.put('scheduleAsks', name, { id, at: draft.at })
+  draft.send({ to: 'lookup', event: { type: 'scheduleDue', name, ask: id } })
+}
+
+/** The source was asked: fires what was due when it was, whatever time the answer took. */
+export function takeDue(draft: Draft, event: Extract<Event, { type: 'scheduleDue' }>): Reply {
+  const { name, known } = event
+  const asked = draft.get('scheduleAsks', name)
+  const schedule = draft.get('schedules', name)
+  if (asked?.id !== event.ask || schedule === undefined || schedule.next === null) return { ok: true }
+  draft.remove('scheduleAsks', name)
+  fireAt(draft, schedule, dueAt(draft, schedule, { first: schedule.next, now: asked.at }), known)
+  return { ok: true }
+}
+
+/** The times that have come: the latest counts when it is not late, and all others were missed. */
+type Due = {
+  readonly first: Instant
+  readonly latest: Instant
+  readonly missed: number
+  readonly isLate: boolean
+  readonly next: Instant | null
+}
+
+function dueAt(draft: Draft, schedule: Schedule, { first, now }: { first: Instant; now: Instant }): Due {
+  let latest = first
   let passed = 0
-  let next = nextOf(draft, schedule, due)
-  while (next !== null && next <= draft.at && passed < MISSED_COUNTED_MAX) {
+  let next = nextOf(draft, schedule, latest)
+  while (next !== null && next <= now && passed < MISSED_COUNTED_MAX) {
     passed += 1
-    due = next
-    next = nextOf(draft, schedule, due)
+    latest = next
+    next = nextOf(draft, schedule, latest)
   }
-  if (next !== null && next <= draft.at) next = nextOf(draft, schedule, draft.at)
-  draft.put('schedules', schedule.name, { ...schedule, next })
-  const isLate = draft.at - due > LATE_MS_MAX
-  const missed = isLate ? passed + 1 : passed
-  if (missed > 0) tellMissed(draft, schedule, { first, missed })
-  if (!isLate) fire(draft, schedule, due)
+  if (next !== null && next <= now) next = nextOf(draft, schedule, now)
+  const isLate = now - latest > LATE_MS_MAX
+  return { first, latest, missed: isLate ? passed + 1 : passed, isLate, next }
+}
+
+function fireAt(draft: Draft, schedule: Schedule, due: Due, known?: Known): void {
+  draft.put('schedules', schedule.name, { ...schedule, next: due.next })
+  if (due.missed > 0) tellMissed(draft, schedule, due)
+  if (!due.isLate) fire(draft, schedule, due.latest, known)
 }
 
 function nextOf({ tools }: Draft, { cron }: Schedule, after: Instant): Instant | null {
@@ -146,22 +181,33 @@ function tellMissed(draft: Draft, schedule: Schedule, { first, missed }: { first
       ? 'this time was'
       : `${missed > MISSED_COUNTED_MAX ? `over ${MISSED_COUNTED_MAX}` : missed} times from this on were`
   const reason = `${times} missed, since the coordinator was not running or its clock jumped; nothing was asked for`
-  note(draft, schedule, { at: first, by: schedule.by, what: 'missed', request: null, reasons: [reason] })
-  draft.say({ fact: 'scheduleMissed', text: schedule.name, reason })
+  pass(draft, schedule, { at: first, what: 'missed', reason })
 }
 
-function fire(draft: Draft, schedule: Schedule, at: Instant): void {
-  const skip = (what: 'refused' | 'skipped', reason: string) => {
-    note(draft, schedule, { at, by: schedule.by, what, request: null, reasons: [reason] })
-    draft.say({ fact: what === 'skipped' ? 'scheduleSkipped' : 'scheduleRefused', text: schedule.name, reason })
-  }
+const PASSED_FACTS = { missed: 'scheduleMissed', skipped: 'scheduleSkipped', refused: 'scheduleRefused' } as const
+
+/** A time goes by, and nothing is asked for. */
+function pass(
+  draft: Draft,
+  schedule: Schedule,
+  { at, what, reason }: { readonly at: Instant; readonly what: keyof typeof PASSED_FACTS; readonly reason: string },
+): void {
+  note(draft, schedule, { at, by: schedule.by, what, request: null, reasons: [reason] })
+  draft.say({ fact: PASSED_FACTS[what], text: schedule.name, reason })
+}
+
+function fire(draft: Draft, schedule: Schedule, at: Instant, known?: Known): void {
   const busy = overlapOf(draft, schedule)
-  if (busy !== null) return skip('skipped', busy)
+  if (busy !== null) return pass(draft, schedule, { at, what: 'skipped', reason: busy })
   const actor = actorOf(draft, schedule.by)
-  if ('problem' in actor) return skip('refused', actor.problem)
+  if ('problem' in actor) return pass(draft, schedule, { at, what: 'refused', reason: actor.problem })
+  if (known !== undefined && 'problem' in known) {
+    const reason = `this time was missed, since which machines there are was not known: ${known.source} ${known.problem}`
+    return pass(draft, schedule, { at, what: 'missed', reason: `${reason}; ${known.remedy}`.slice(0, REASON_MAX) })
+  }
   // The same time of the same schedule is the same request, whatever was restored or repeated.
   const key = draft.tools.sha256(`schedule ${schedule.id} ${at}`).slice(0, 32)
-  ask(draft, schedule, { at, actor, key })
+  ask(draft, schedule, { at, actor, key, known })
 }
 
 /** The person as they are now; the rights are checked with the command. */
@@ -173,10 +219,16 @@ function actorOf(draft: Draft, name: string): Actor | { readonly problem: string
   return { kind: 'person', name, roles: user.roles }
 }
 
-type Asking = { readonly at: Instant; readonly actor: Actor; readonly key: string | null }
+type Asking = {
+  readonly at: Instant
+  readonly actor: Actor
+  readonly key: string | null
+  readonly known: Known | undefined
+}
 
-function ask(draft: Draft, schedule: Schedule, { at, actor, key }: Asking): Reply {
-  const command = { type: 'request', text: schedule.text, preview: false, key } as const
+function ask(draft: Draft, schedule: Schedule, { at, actor, key, known }: Asking): Reply {
+  const from = known === undefined ? {} : { known }
+  const command = { type: 'request', text: schedule.text, preview: false, key, ...from } as const
   const denied = mayCommand(actor, command, draft.tools.settings)
   const reply: Reply = denied === null ? makeRequest({ ...draft, actor }, command) : { ok: false, refusals: [denied] }
   const by = actorName(actor)

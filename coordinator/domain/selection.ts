@@ -15,10 +15,12 @@ import type { Machine, Policy, RequestOptions } from './state.ts'
 import { keepInTrains } from './trains.ts'
 
 export type Chosen = { readonly machine: Machine; readonly matched: boolean }
+/** The id is '' for a machine that only the source of machines knows. */
+type Skipped = { readonly machine: Pick<Machine, 'id' | 'name'>; readonly reason: string; readonly before: number }
 export type Selection = {
   readonly machines: readonly Chosen[]
   /** `before` is the place, among the machines kept, of the one that it stands before. */
-  readonly skipped: readonly { readonly machine: Machine; readonly reason: string; readonly before: number }[]
+  readonly skipped: readonly Skipped[]
   readonly region: string
   readonly title: string
   /** Machines that were only matched and that the policy of a train takes out. */
@@ -46,15 +48,25 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools, 
   const found = asked.machines
   const isOut = new Set(except.absent.map((one) => one.name))
   const absent = uniqueAbsent(asked.absent.filter((one) => !isOut.has(one.name)))
-  refusals.push(...absentRefusals(absent))
+  const isLeft = (one: Absent) => one.matched && one.maySkip && parsed.offline === 'skip'
+  refusals.push(...absentRefusals(absent.filter((one) => !isLeft(one))))
+  const unenrolled = keepInTrains(
+    absent
+      .filter(isLeft)
+      .map(({ name, why }) => ({ machine: { id: '', name }, matched: true, reason: `${name} is ${why}` })),
+    tools,
+    refusals,
+  )
   // A machine that is both named and matched is named: it may not be left out quietly.
   const names = new Set(found.filter((entry) => !entry.matched).map(({ machine }) => machine.id))
   const seen = new Set<string>()
   const meant = found
     .filter(({ machine }) => !excluded.has(machine.id) && !seen.has(machine.id) && seen.add(machine.id))
     .map(({ machine }) => ({ machine, matched: !names.has(machine.id) }))
-  const { kept: chosen, leftOut } = keepInTrains(meant, tools, refusals)
-  if (chosen.length === 0 && found.length + asked.absent.length > 0 && refusals.length === 0) {
+  const { kept: chosen, leftOut: chosenOut } = keepInTrains(meant, tools, refusals)
+  const leftOut = [...chosenOut, ...unenrolled.leftOut]
+  const total = chosen.length + unenrolled.kept.length
+  if (total === 0 && found.length + asked.absent.length > 0 && refusals.length === 0) {
     const train = leftOut[0]?.train
     refusals.push({
       kind: 'no-match',
@@ -63,16 +75,24 @@ export function selectMachines(view: View, parsed: ParsedRequest, tools: Tools, 
     })
   }
   const { machinesPerRequestMax } = tools.settings.limits
-  if (chosen.length > machinesPerRequestMax) {
+  if (total > machinesPerRequestMax) {
     refusals.push({
       kind: 'too-many',
-      message: `${chosen.length} machines are more than one request may have (${machinesPerRequestMax})`,
+      message: `${total} machines are more than one request may have (${machinesPerRequestMax})`,
       remedy: 'ask for them in several requests',
     })
   }
   const { kept, skipped } = sortOut(view, chosen, parsed, refusals)
+  // They have no place among the others, and stand behind them.
+  skipped.push(...unenrolled.kept.map(({ machine, reason }) => ({ machine, reason, before: kept.length })))
+  if (skipped.length > 0 && skipped.length === total)
+    refusals.push({
+      kind: 'no-match',
+      message: 'every machine that matches would be skipped',
+      remedy: 'see smith machines for why, and ask again when one of them can be patched',
+    })
   const region = regionOf(chosen, tools, refusals)
-  return { machines: kept, skipped, region, title: titleOf(parsed, chosen), leftOut, refusals }
+  return { machines: kept, skipped, region, title: titleOf(parsed, chosen, total), leftOut, refusals }
 }
 
 /** Named before matched, so that a machine which is both is told of on its own. */
@@ -97,20 +117,13 @@ function unansweredBy(known: Known | null, tools: Tools): Refusal | null {
 
 function sortOut(view: View, chosen: readonly Chosen[], parsed: ParsedRequest, refusals: Refusal[]) {
   const kept: Chosen[] = []
-  const skipped: { machine: Machine; reason: string; before: number }[] = []
+  const skipped: Skipped[] = []
   for (const entry of chosen) {
     const problem = impedimentOf(view, entry.machine, parsed.build)
     if (problem === null) kept.push(entry)
     else if (entry.matched && maySkip(problem, parsed))
       skipped.push({ machine: entry.machine, reason: problem.message, before: kept.length })
     else refusals.push(problem)
-  }
-  if (skipped.length > 0 && skipped.length === chosen.length) {
-    refusals.push({
-      kind: 'no-match',
-      message: 'every machine that matches would be skipped',
-      remedy: 'see smith machines for why, and ask again when one of them can be patched',
-    })
   }
   return { kept, skipped }
 }
@@ -349,18 +362,18 @@ export function shortList(names: readonly string[]): string {
 
 const TITLE_MAX = 200
 
-function titleOf(parsed: ParsedRequest, chosen: readonly Chosen[]): string {
+function titleOf(parsed: ParsedRequest, chosen: readonly Chosen[], total: number): string {
   const [first] = chosen
-  if (chosen.length === 1 && first !== undefined) return first.machine.name
+  if (total === 1 && first !== undefined) return first.machine.name
   const [word] = parsed.machines
   if (parsed.machines.length === 1 && word?.kind === 'pattern' && word.word.text.length <= TITLE_MAX)
     return word.word.text
-  return `${chosen.length} machines`
+  return `${total} machines`
 }
 
 /** The machine's label, else a configured pattern, else the name without its last role and number, else the name. */
 export function clusterOf(
-  machine: Machine,
+  machine: Pick<Machine, 'name'> & Partial<Pick<Machine, 'facts'>>,
   tools: { readonly settings: Settings } & Pick<Tools, 'captureCluster'>,
 ): string {
   if (machine.facts?.cluster != null && machine.facts.cluster !== '') return machine.facts.cluster

@@ -94,6 +94,8 @@ export type RequestOptions = {
   readonly window: Span | null
   /** What its trains said; absent when no machine of it is of a train. */
   readonly policy?: Policy
+  /** The source that said which machines there are, and when; absent where none is configured. */
+  readonly lookup?: { readonly source: string; readonly at: Instant }
 }
 
 /** What the trains of a request said when it was made. */
@@ -215,7 +217,13 @@ export type Project = {
   /** The places of machines that failed and have not been decided about. */
   readonly undecided: readonly number[]
   /** Why the provider's last answer did not permit a grant; null when it did or was not asked. */
-  readonly denied: { readonly code: StopReason; readonly reason: string; readonly until?: Instant } | null
+  readonly denied: {
+    readonly code: StopReason
+    readonly reason: string
+    readonly until?: Instant
+    /** Nothing is found where the change was. */
+    readonly isGone?: true
+  } | null
   readonly paused: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly cancelling: { readonly by: string; readonly at: Instant; readonly reason: string } | null
   readonly stop: Stop | null
@@ -239,6 +247,7 @@ export type Target = {
   readonly project: string
   readonly index: number
   readonly bag: number
+  /** '' for one that only the source of machines knows, which is skipped. */
   readonly machine: string
   readonly name: string
   readonly cluster: string
@@ -400,6 +409,8 @@ export type RemoteChange = {
   readonly tasks: readonly { readonly number: string; readonly sysId: string }[]
   readonly sent: number
   readonly queued: number
+  /** A person gave it up after its project had ended: when it is not there any more, it is let go. */
+  readonly givenUp?: true
 }
 
 /** A call that a turn wants to be made at a provider outside smith, committed with that turn. */
@@ -410,7 +421,7 @@ export type OutboxRow = {
   readonly call: Exclude<ChangeCall, { call: 'permission' }>
 }
 
-/** The permission that a project has asked for and that is not answered yet. In memory only: a restart asks anew. */
+/** A question that is not answered yet: a project's for the permission. In memory only: a restart asks anew. */
 export type PendingAsk = { readonly id: string; readonly at: Instant }
 
 export type Tables = {
@@ -439,6 +450,8 @@ export type Tables = {
   /** By project and place, padded so that keys sort in order. */
   readonly outbox: OutboxRow
   readonly schedules: Schedule
+  /** By schedule: the source of machines is being asked for it. In memory only: a restart asks anew. */
+  readonly scheduleAsks: PendingAsk
 }
 export type TableName = keyof Tables
 
@@ -466,6 +479,7 @@ export const TABLES: { readonly [Name in TableName]: { readonly stored: boolean;
   remoteChanges: { stored: true, inView: true },
   outbox: { stored: true, inView: true },
   schedules: { stored: true, inView: true },
+  scheduleAsks: { stored: false, inView: true },
 }
 
 /** One row to write. `row: null` deletes it; `live: false` keeps it in the store and drops it from memory. */

@@ -115,6 +115,7 @@ export function statusOf(rows: ProjectRows, instance: string, elsewhere: Elsewhe
     closedAt: project.closedAt,
     closeNotes: project.closeNotes,
     ...(elsewhere === null ? {} : { elsewhere }),
+    ...(project.options.lookup === undefined ? {} : { lookup: project.options.lookup }),
     totals: project.counts,
     phases: numbers.map((number) => {
       const inPhase = bags.filter((bag) => bag.phase === number)

@@ -22,7 +22,7 @@ import {
 } from './fleet.ts'
 import { takeNews } from './news.ts'
 import { makeRequest } from './planning.ts'
-import { addSchedule, removeSchedule, runSchedule } from './recurring.ts'
+import { addSchedule, removeSchedule, runSchedule, takeDue } from './recurring.ts'
 import { advanceTouched } from './rollout.ts'
 
 export function step(view: View, envelope: Envelope, tools: Tools): Outcome {
@@ -60,6 +60,8 @@ function handle(draft: Draft, event: Event): Reply {
       return takePermission(draft, event)
     case 'providerFailed':
       return takeFailure(draft, event)
+    case 'scheduleDue':
+      return takeDue(draft, event)
     case 'localCall':
     case 'callDelivered':
       throw new Error(`${event.type} belongs to the change provider, not to the core`)
@@ -98,7 +100,7 @@ function command(draft: Draft, given: Command): Reply {
     case 'scheduleRemove':
       return removeSchedule(draft, given.name)
     case 'scheduleRun':
-      return runSchedule(draft, given.name)
+      return runSchedule(draft, given)
     case 'decide':
       throw new Error('decide belongs to change/local, not to the core')
     default:

@@ -110,9 +110,17 @@ export function stopsOf(draft: Draft, project: Project): Blocker | null {
   }
   if (project.approval === null) {
     const reason = project.denied?.code === 'approval' ? project.denied.reason : 'the approval was withdrawn'
-    return hold({ code: 'approval', reason, lift: `smith approve ${change}`, machine: null })
+    return hold({ code: 'approval', reason, lift: liftOfApproval(draft, project), machine: null })
   }
   return null
+}
+
+/** Where the change is kept elsewhere, it is approved there and nowhere else. */
+function liftOfApproval(draft: Draft, project: Project): string {
+  const change = project.change ?? ''
+  const remote = draft.get('remoteChanges', project.id)
+  if (remote === undefined || draft.tools.changeLink === undefined) return `smith approve ${change}`
+  return `have ${change} approved at ${draft.tools.changeLink(remote)} or give it up: smith cancel ${change}`
 }
 
 export function because(reason: string): string {
@@ -190,7 +198,14 @@ function waitFor(draft: Draft, project: Project, target: Target): Blocker | null
     return wait('offline', `${target.name}: ${session.impediment.message}`, session.impediment.remedy)
   if (project.denied === null || project.denied.code === 'approval') return null
   const { code, reason, until } = project.denied
-  return wait(code, reason, `smith status ${change}, or smith cancel ${change}`, until)
+  return wait(code, reason, liftOfGone(project) ?? `smith status ${change}, or smith cancel ${change}`, until)
+}
+
+/** A change that is not there any more is given up, or put back; null when nothing says that it is gone. */
+function liftOfGone({ change, denied }: Project): string | null {
+  return denied?.isGone === true
+    ? `smith cancel ${change ?? ''}, or smith resume ${change ?? ''} once it is back`
+    : null
 }
 
 /** What frees a line that another project has: the decision about a failure that keeps it, or what lifts its stop. */
@@ -214,7 +229,7 @@ export function setStop(draft: Draft, project: Project, blocker: Blocker | null)
   let lift = blocker.lift
   if (kind === 'waiting' && isWait(blocker.code) && draft.at - since >= draft.tools.settings.limits.waitMsMax) {
     kind = 'hold'
-    lift = `smith resume ${project.change ?? ''}`
+    lift = liftOfGone(project) ?? `smith resume ${project.change ?? ''}`
   }
   const stop: Stop = { ...blocker, kind, lift, since, until: kind === 'hold' ? null : blocker.until }
   if (

@@ -14,7 +14,7 @@ export function trainsOf(machine: string, { trains }: Tools): readonly Train[] {
 }
 
 /** The machines that no train leaves out. One that was named and is left out all the same is a refusal. */
-export function keepInTrains<Chosen extends { readonly machine: Machine; readonly matched: boolean }>(
+export function keepInTrains<Chosen extends { readonly machine: Pick<Machine, 'name'>; readonly matched: boolean }>(
   chosen: readonly Chosen[],
   tools: Tools,
   refusals: Refusal[],

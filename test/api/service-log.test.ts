@@ -3,6 +3,7 @@ import { appendFileSync, mkdirSync, readFileSync, readdirSync, rmdirSync, statSy
 import { join } from 'node:path'
 import { multistream, pino } from 'pino'
 import t from 'tap'
+import { cleanStream, readSecret } from '../../coordinator/secrets.ts'
 import { type ServiceLogOptions, createServiceLog, logRow } from '../../coordinator/service-log.ts'
 import { makeFolder } from '../../coordinator/store/durable.ts'
 import { createSite } from './site.ts'
@@ -73,6 +74,47 @@ t.test('[SVL-3] no secret is kept, wherever it stands', async (t) => {
   t.notMatch(readFileSync(join(folder, 'service.log'), 'utf8'), secret)
   t.match(log.read(ALL).records[0]?.fields['text'], 'asked with *** and ***.pin.web-1')
 })
+
+t.test(
+  '[SVL-10] what goes to the output of the coordinator has no secret either, in whatever form it came',
+  async (t) => {
+    const out: string[] = []
+    const log = pino({ level: 'info', base: null }, cleanStream([{ write: (text) => out.push(text) }]))
+    const S = 'S3cretS3cretS3cret'
+    const file = join(t.testdir(), 'client')
+    writeFileSync(file, 'Zq9oneofakindWithoutForm\n', { mode: 0o600 })
+    readSecret(file)
+    const [slack, app] = [`xoxb-12-34-${S}`, `xapp-1-A0-${S}`]
+    const texts = [
+      `prod machines: web-1 outage:0 ${slack} xoxe.xoxp-1-${S} ${app} nbt_${S}.${S}`,
+      `answered 401: {"client_secret":"${S}","access_token": "${S}", "token":"${S}", 'password': '${S}'}`,
+      `client_id=smith&client_secret=${S}&grant_type=x password: ${S} secret=${S} api_key=${S}`,
+      `Authorization: Bearer ${S} authorization=Basic ${S} sent bearer ${S} and Token ${S} to https://ana:${S}@site.example/x`,
+      `-----BEGIN PRIVATE KEY-----\n${S}\n-----END PRIVATE KEY-----`,
+      'the answer has Zq9oneofakindWithoutForm in it',
+    ]
+    for (const text of texts)
+      log.warn({ problem: text, deep: [{ said: text, apiToken: S }], err: new Error(text) }, text)
+    log.info(
+      { change: 'CHG0000001', n: 7, none: null },
+      'getting a token: ServiceNow gives none (401): see the basic authentication of it',
+    )
+    const all = out.join('')
+    t.notMatch(all, S)
+    t.notMatch(all, 'oneofakind')
+    t.match(all, 'prod machines: web-1 outage:0 *** *** *** ***')
+    t.match(all, 'https://***@site.example/x')
+    t.match(all, 'client_id=smith&client_secret=***&grant_type=x')
+    t.match(JSON.parse(out.at(-1) ?? ''), {
+      ...{ change: 'CHG0000001', n: 7, none: null, level: 30 },
+      msg: 'getting a token: ServiceNow gives none (401): see the basic authentication of it',
+    })
+    t.ok(
+      out.every((text) => text.endsWith('}\n') && text.indexOf('\n') === text.length - 1),
+      'a line for each record',
+    )
+  },
+)
 
 t.test('[SVL-4] a disk that takes nothing costs the files, is told, and is over when it takes something', async (t) => {
   const folder = join(t.testdir({ logs: 'a file in the way' }), 'logs')

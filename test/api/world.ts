@@ -23,6 +23,7 @@ import { createTools } from '../../coordinator/pattern.ts'
 import type { AgentSend, Clock, Log, Random, Store } from '../../coordinator/ports.ts'
 import { createMemoryStore } from '../../coordinator/store/memory.ts'
 import { ROUTES, type Role, type RouteName } from '../../protocol/http.ts'
+import type { Elsewhere } from '../../protocol/status.ts'
 import { SETTINGS, planOf } from '../coordinator/harness.ts'
 import type { Time } from '../sim/time.ts'
 import { type Answer, type Ask, checkAnswer, exchange } from './wire.ts'
@@ -40,6 +41,8 @@ export const INSTANCE = 'test'
 export const LOCAL: Actor = { kind: 'local-admin' }
 
 export type WorldOptions = {
+  /** Where each change is decided about, when that is not smith. */
+  readonly elsewhere?: Elsewhere
   readonly clock?: Clock
   readonly settings?: Partial<Settings>
   readonly limits?: ApiPorts['limits']
@@ -106,13 +109,14 @@ export const PEOPLE: Readonly<Record<string, readonly Role[]>> = {
   igorina: ['bot'],
 }
 
-function viewsOf(driver: Driver, store: Store, tools: Tools): ApiPorts['views'] {
+function viewsOf(driver: Driver, store: Store, tools: Tools, elsewhere: Elsewhere | null): ApiPorts['views'] {
   return {
     status: (change) => {
       const entry = driver.view.get('changes', change) ?? store.get('changes', change)
       const project = entry === undefined ? undefined : store.get('projects', entry.project)
       if (project === undefined) return undefined
-      if (driver.view.get('projects', project.id) !== undefined) return statusOf(rowsOf(driver.view, project), INSTANCE)
+      if (driver.view.get('projects', project.id) !== undefined)
+        return statusOf(rowsOf(driver.view, project), INSTANCE, elsewhere)
       return statusOf(
         {
           project,
@@ -121,6 +125,7 @@ function viewsOf(driver: Driver, store: Store, tools: Tools): ApiPorts['views'] 
           holder: null,
         },
         INSTANCE,
+        elsewhere,
       )
     },
     statusText: (status) => renderStatus(status, driver.now()),
@@ -176,7 +181,7 @@ async function startCoordinator(options: WorldOptions) {
     random,
     log,
     tools,
-    views: viewsOf(driver, store, tools),
+    views: viewsOf(driver, store, tools, options.elsewhere ?? null),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
     ...options.ports?.({ dir, store, driver }),
   }

@@ -214,3 +214,18 @@ t.test(
     )
   },
 )
+
+t.test('[SNW-53] a change that is approved elsewhere has its link in chat, and no button', async (t) => {
+  const page = 'https://site.example/nav_to.do?uri=change_request.do%3Fsys_id%3D0'
+  const chat = await createChatWorld(t, { world: { elsewhere: { link: page, troubles: [] } } })
+  const { plan, change } = await raised(chat)
+  t.ok(plan.text.endsWith(`\n<${page}|Approve ${change}>`), plan.text)
+  t.equal(plan.blocks, null)
+  t.match(await chat.message('D0ANA', /^Project: /), {
+    text: new RegExp(`CHANGE: ${page.replaceAll(/[?.]/g, '\\$&')}`),
+  })
+  const odd = await createChatWorld(t, { world: { elsewhere: { link: 'https://site.example/|x>', troubles: [] } } })
+  const other = await raised(odd)
+  t.notMatch(other.plan.text, /Approve/, 'nothing breaks out of a link')
+  t.equal(other.plan.blocks, null, 'and what smith does not decide has no button')
+})

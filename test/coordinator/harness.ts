@@ -23,6 +23,8 @@ import { type ProjectRows, rowsOf as liveRowsOf, renderStatus, statusOf } from '
 import type { Actor, Instance, Order, Project, Target, Write } from '../../coordinator/domain/state.ts'
 import type { step } from '../../coordinator/domain/step.ts'
 import { type Driver, type DriverPorts, createDriver } from '../../coordinator/driver.ts'
+import { withLookup } from '../../coordinator/lookup/edge.ts'
+import type { Lookup } from '../../coordinator/lookup/lookup.ts'
 import { createTools } from '../../coordinator/pattern.ts'
 import type { AgentSend, Clock, Log, Store } from '../../coordinator/ports.ts'
 import { crashMemoryDisk, createMemoryDisk, openMemoryStore } from '../../coordinator/store/memory.ts'
@@ -86,6 +88,8 @@ export type WorldOptions = {
   readonly plug?: (parts: PlugParts) => Plug
   /** Machines that never connect. */
   readonly offline?: readonly string[]
+  /** A source of machines outside smith. */
+  readonly lookup?: Lookup
 }
 
 /** What a life of the coordinator gives a provider outside it. */
@@ -152,7 +156,7 @@ function createCore(options: WorldOptions) {
   const driver = () => must(life.driver)
   const { track, settle } = createFlight()
   const submit = async (actor: Actor, event: Event): Promise<Reply> =>
-    (await track(driver().submit(actor, event))).reply
+    (await track(askingOf(driver(), options).submit(actor, event))).reply
   const toAgent = postman(agents, track)
   const toChange = (call: ChangeCall) => {
     calls.push(call)
@@ -164,6 +168,8 @@ function createCore(options: WorldOptions) {
     if (provider.isUp && provider.delayMs === 0) go()
     else if (provider.isUp) time.after(provider.delayMs, go)
   }
+  const toLookup = (number: number, event: Event) =>
+    void track(askingOf(driver(), options, () => number === life.number).submit(SMITH, event))
   const start = async () => {
     const number = (life.number += 1)
     life.store = options.store?.() ?? openMemoryStore(disk)
@@ -177,7 +183,7 @@ function createCore(options: WorldOptions) {
       settings: life.settings,
       log: QUIET,
       ...(options.core === undefined ? {} : { core: options.core }),
-      outbound: { toAgent, toChange },
+      outbound: { toAgent, toChange, toLookup: (event) => toLookup(number, event) },
       local: { isLocal, step: (view, envelope, given) => answered(localStep(view, envelope, given), provider) },
       ...(life.plug === undefined ? {} : { local: life.plug.local, core: life.plug.core }),
       onFatal: (error) => fatal.push(error),
@@ -204,6 +210,15 @@ function createCore(options: WorldOptions) {
     store: () => must(life.store),
     tools: () => life.tools,
   }
+}
+
+/** An answer of the source that comes when the life that asked is over finds nobody. */
+function askingOf(driver: Driver, { lookup }: WorldOptions, isAlive = () => true): Driver {
+  const living: Driver = {
+    ...driver,
+    submit: async (...given) => (isAlive() ? driver.submit(...given) : { reply: { ok: true }, rev: driver.rev() }),
+  }
+  return lookup === undefined ? living : withLookup(living, lookup)
 }
 
 /** Time goes by, and nobody waits for what happens in it. */
@@ -266,6 +281,7 @@ function clockOf(time: Time, isAlive: () => boolean): Clock {
 function settingsOf(options: WorldOptions): Settings {
   return {
     ...SETTINGS,
+    ...(options.lookup === undefined ? {} : { lookup: options.lookup.source }),
     ...(options.clusters === undefined ? {} : { clusters: options.clusters }),
     ...(options.trains === undefined ? {} : { trains: options.trains }),
     approval: { ...SETTINGS.approval, ...options.approval },

@@ -91,3 +91,33 @@ t.test('[LKP-4] NetBox says no with 403, and its own words are passed on', async
     /does not let smith in \(403\): Source IP 10.0.0.1 is not permitted/,
   )
 })
+
+t.test('[LKP-24] what NetBox has in another status than active is there and not to be patched', async (t) => {
+  const standIn = await startStandIn(t)
+  const statuses = ['offline', 'planned', 'staged', 'failed', 'inventory', 'decommissioning']
+  standIn.devices = statuses.map((value, index) => record(index + 1, value, { status: { value } }))
+  standIn.machines = [record(1, 'vm1', { status: { value: 'paused' } }), record(2, 'vm2')]
+  const all = [...statuses.map((status, index) => `${status} [10.0.1.${index + 1}] (${status})`)]
+  t.same(await listed(netboxLines(t, standIn.url)), [...all, 'vm1 [10.0.1.1] (paused)', 'vm2 [10.0.1.2]'])
+  const more = 'statuses = ["active", "staged", "paused"]'
+  t.same(
+    ((await listed(netboxLines(t, standIn.url, more))) as string[]).filter((one) => !one.endsWith(')')),
+    ['staged [10.0.1.3]', 'vm1 [10.0.1.1]', 'vm2 [10.0.1.2]'],
+  )
+})
+
+t.test('[LKP-4] each of the words with which NetBox refuses is passed on, and none has the token', async (t) => {
+  const standIn = await startStandIn(t)
+  for (const detail of [
+    'Authentication credentials were not provided.',
+    'Invalid v1 token',
+    'Invalid v2 token',
+    'Token expired',
+    'Token disabled',
+  ]) {
+    standIn.answer = (_request, response) => json(response, { detail }, 403)
+    const said = await listed(netboxLines(t, standIn.url))
+    t.ok(said.includes(`does not let smith in (403): ${detail} | see lookup.token_file`), String(said))
+    t.notOk(said.includes(TOKEN))
+  }
+})

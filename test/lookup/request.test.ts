@@ -50,7 +50,6 @@ t.test(
       await world.told('web-*'),
       /^machine-offline: 3 machines are known to .* no agent here: web-2, web-3, web-4 \|/,
     )
-    t.match(await world.told('web-* offline:skip'), /^machine-offline: 3 machines/, 'nobody can follow it as skipped')
     t.match(await world.told('10.0.0.99'), /10.0.0.99 is known to .* has no agent here/)
     t.match(await world.told('db.example.com'), /db.example.com is known .* \| db is enrolled: .*\[lookup\] domains/)
     t.match(await world.told('db'), /db is enrolled, and .* does not know it/)
@@ -148,4 +147,78 @@ t.test('[LKP-14] the differences between the source and the enrolled machines ar
   ])
   world.write({ error: 'x' })
   t.match((await world.call('missing', 'vi')).body.refusals, [{ kind: 'unavailable', message: /shape/ }])
+})
+
+t.test(
+  '[LKP-22] the source and the time of its answer stay with the change: in its plan, its status, its notes',
+  async (t) => {
+    const world = await listWorld(t, ['web-1'])
+    await world.machine('web-1')
+    const before = world.driver.now()
+    t.equal(await world.told('web-1'), 'web-1')
+    const [local] = [...world.driver.view.all('localChanges')]
+    const change = local?.number ?? ''
+    const { lookup } = (await world.call('project', 'vi', { params: { change } })).body.status
+    t.equal(lookup.source, world.file)
+    t.ok(lookup.at >= before && lookup.at <= world.driver.now(), `${lookup.at}`)
+    const term = new RegExp(`^machines: as ${world.file} had them at 20\\d\\d-`)
+    t.ok((await world.call('plan', 'vi', { params: { change } })).body.terms.some((one: string) => term.test(one)))
+    t.ok(
+      local?.notes.some((one) => term.test(one)),
+      'and for whoever approves',
+    )
+  },
+)
+
+t.test('[LKP-23] offline:skip leaves out what was matched and has no agent, and says so on the change', async (t) => {
+  const list = ['web-1', 'web-2', 'web-10', 'dev-web-3', 'app.example.com']
+  const world = await listWorld(t, list, '')
+  for (const name of ['web-2', 'app']) await world.machine(name)
+  t.equal(await world.told('web-* offline:skip'), 'web-2 web-1 web-10')
+  const [change = ''] = [...world.driver.view.all('localChanges')].map(({ number }) => number)
+  const reason = (name: string) => `${name} is known to ${world.file} and has no agent here`
+  const skipped = ['web-1', 'web-10'].map((name) => ({ name, reason: reason(name) }))
+  t.same((await world.call('plan', 'vi', { params: { change } })).body.skipped, skipped)
+  const { status, text } = (await world.call('project', 'vi', { params: { change } })).body
+  t.match(status, { title: 'web-*', totals: { unstarted: 1, skipped: 2 } })
+  t.match(text, /, Skipped web-1, web-10\n/)
+  await world.command({ type: 'cancel', change, reason: '' }, { kind: 'person', name: 'ana', roles: ['requester'] })
+  t.match((await world.call('project', 'vi', { params: { change } })).body.status, {
+    totals: { cancelled: 1, skipped: 2 },
+  })
+
+  t.match(await world.told('web-1 web-* offline:skip'), /^machine-offline: web-1 is known/, 'what is named refuses')
+  t.match(await world.told('dev-* offline:skip'), /^no-match: every machine that matches would be skipped/)
+  t.match(
+    await world.told('app* offline:skip'),
+    /app is enrolled: .*\[lookup\] domains/,
+    'another spelling is no absence',
+  )
+  const results = [record(2, 'web-2'), record(9, 'web-9', { status: { value: 'planned' } })]
+  world.write({ count: 2, next: null, previous: null, results })
+  t.match(await world.told('web-* offline:skip'), /web-9 is not to be patched/, 'nor is what the source bars')
+})
+
+t.test('[LKP-23] the preview and the change have the same places, also for those left out', async (t) => {
+  const world = await listWorld(t, ['web-dal10-a-1', 'web-dal10-a-2', 'web-dal11-a-1', 'web-dal12-a-1'])
+  for (const name of ['web-dal10-a-2', 'web-dal11-a-1']) await world.machine(name)
+  const body = { text: 'prod machines: web-* outage:0 offline:skip phases:1,100%', preview: true }
+  const made = await world.call('requestMake', 'ana', { body })
+  const shown = await world.call('request', 'ana', { params: { request: made.body.request }, query: '?wait=30' })
+  t.equal(
+    await world.told('web-* offline:skip phases:1,100%'),
+    'web-dal10-a-2 web-dal10-a-1 web-dal11-a-1 web-dal12-a-1',
+  )
+  const [change = ''] = [...world.driver.view.all('localChanges')].map(({ number }) => number)
+  const { status } = (await world.call('project', 'vi', { params: { change } })).body
+  const places = status.phases.flatMap(
+    (phase: { number: number; bags: { name: string; machines: { name: string }[] }[] }) =>
+      phase.bags.flatMap((bag) => bag.machines.map(({ name }) => ({ name, phase: phase.number, bag: bag.name }))),
+  )
+  for (const { name, phase, bag } of shown.body.plan.machines)
+    t.match(
+      places.find((place: { name: string }) => place.name === name),
+      { name, phase, bag },
+    )
+  t.equal(shown.body.plan.skipped.length, 2)
 })

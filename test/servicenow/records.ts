@@ -321,6 +321,14 @@ export class Records {
     if (row['state'] !== before) this.#follow(number.startsWith('CTASK') ? 'change_task' : 'change_request', row)
   }
 
+  /** An administrator may, and with it go the tasks. */
+  delete(number: string): void {
+    const change = this.byNumber(number)
+    for (const table of ['change_task', 'change_request'])
+      for (const row of this.all(table))
+        if (row === change || row['change_request'] === change['sys_id']) this.table(table).delete(row['sys_id'] ?? '')
+  }
+
   notesOf(number: string): string[] {
     const { sys_id: sysId } = this.byNumber(number)
     return this.all('sys_journal_field')

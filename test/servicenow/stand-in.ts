@@ -48,6 +48,8 @@ export class StandIn {
   tokensGiven = 0
   /** What a query that is not understood by the site answers with: everything. */
   ignoresQueries = false
+  /** What the worker that links machines says at each look, then that it is complete (3). */
+  workerStates: number[] = []
   /** Records that come instead of the one that was asked for by sys_id. */
   wrongRecord: Record_ | null = null
   tables: Set<string> | null = null
@@ -174,7 +176,7 @@ export class StandIn {
       if ('status' in made) return said(made)
       return json(200, { result: { ...wrapped(made.row), __meta: { ignoredFields: made.ignored } } })
     }
-    if (id === 'worker') return json(200, { result: { state: { value: 3, display_value: 'Complete' } } })
+    if (id === 'worker') return json(200, { result: { state: { value: this.workerStates.shift() ?? 3 } } })
     const change = this.records.table('change_request').get(id)
     if (change === undefined) return said(NO_RECORD)
     if (sub === 'task' && call.method === 'GET')

@@ -2,12 +2,11 @@
  * The scenario world of test/coordinator with ServiceNow as its change provider: the real client, outbox and core over
  * virtual time, against the stand-in. A test can end the coordinator at any of its calls, before or after it was done.
  */
-import { createOutboxStep, isOutbox, withOutbox } from '../../coordinator/change/outbox.ts'
+import { type OutboxOptions, createOutboxCore, createOutboxStep, isOutbox } from '../../coordinator/change/outbox.ts'
 import { ServiceNowError } from '../../coordinator/change/servicenow/failures.ts'
 import type { Http } from '../../coordinator/ports.ts'
 import { type ServiceNow, createServiceNow } from '../../coordinator/change/servicenow/provider.ts'
 import { type ServiceNowSettings, linkOf } from '../../coordinator/change/servicenow/settings.ts'
-import { step } from '../../coordinator/domain/step.ts'
 import {
   type Plug,
   type PlugParts,
@@ -52,9 +51,10 @@ export async function createSnowWorld(
         options.death,
         options.approval?.requesterMayApprove === true,
       ))
+    const link: OutboxOptions = { linkOf: (row) => linkOf(settings, row.sysId ?? '') }
     return {
-      core: (view, envelope, tools) => withOutbox(view, envelope.at, step(view, envelope, tools)),
-      local: { isLocal: isOutbox, step: createOutboxStep({ linkOf: (row) => linkOf(settings, row.sysId ?? '') }) },
+      core: createOutboxCore(link),
+      local: { isLocal: isOutbox, step: createOutboxStep(link) },
       toChange: (call) => made().toChange(call),
       start: () => made().start(),
     }

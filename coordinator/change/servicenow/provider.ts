@@ -11,6 +11,7 @@ import { type Tried, createSender } from '../sender.ts'
 import { createClient } from './client.ts'
 import { closeChange } from './close.ts'
 import type { Desk } from './desk.ts'
+import { ServiceNowError } from './failures.ts'
 import { type Finding, examine } from './doctor.ts'
 import { readPermission } from './permission.ts'
 import { raise } from './raise.ts'
@@ -121,10 +122,32 @@ function make(
     case 'raise':
       return raise(desk, call, given.tried)
     case 'task':
-      return tellTask(desk, row, call, given)
+      return unlessGone(desk, given.change, tellTask(desk, row, call, given))
     case 'close':
-      return closeChange(desk, call, given.change, given.tried)
+      return unlessGone(desk, given.change, closeChange(desk, call, given.change, given.tried))
   }
+}
+
+/** A change that is not there any more keeps nobody who has given it up; else a person is told how to. */
+async function unlessGone(desk: Desk, change: RemoteChange, doing: Promise<Delivered>): Promise<Delivered> {
+  try {
+    return await doing
+  } catch (error) {
+    if (!isGone(error)) throw error
+    const project = desk.view.get('projects', change.project) ?? desk.view.archived('projects', change.project)
+    if (change.givenUp !== true && project !== undefined && project.cancelling === null) throw goneError(change, error)
+    desk.log.warn({ change: change.number, problem: error.message }, 'given up, since it is not there any more')
+    return { what: 'done' }
+  }
+}
+
+function isGone(error: unknown): error is ServiceNowError {
+  return error instanceof ServiceNowError && error.kind === 'not-found'
+}
+
+function goneError({ number }: RemoteChange, cause: ServiceNowError): ServiceNowError {
+  const text = `${number ?? ''} is not in ServiceNow any more, or smith's account may not read it (404); put it back, or give it up: smith cancel ${number ?? ''}`
+  return new ServiceNowError('not-found', text, { cause })
 }
 
 /** Never fails: that there is no answer is one too, and denies. */
@@ -134,18 +157,21 @@ async function answerOf(
   timeoutMs: number,
 ): Promise<Event> {
   const { project, ask } = call
+  const change = desk.view.get('remoteChanges', project)
   try {
-    const change = desk.view.get('remoteChanges', project)
     if (change === undefined) throw new Error(`there is no change ${call.change}`)
     const permission = await readPermission(desk, change, timeoutMs)
     desk.ask(project, 'permission', null)
     return { type: 'permission', project, ask, permission }
-  } catch (error) {
+  } catch (failure) {
+    const gone = isGone(failure) && change !== undefined
+    const error = gone ? goneError(change, failure) : failure
     const reason = error instanceof Error ? error.message : String(error)
     desk.log.warn({ change: call.change, problem: reason }, 'no permission')
     // An open project says it in its stop.
     const isPending = desk.view.get('projects', project)?.state === 'pending'
     desk.ask(project, 'permission', isPending ? reason : null)
-    return { type: 'providerFailed', project, ask, reason: reason.slice(0, 1000) }
+    const how = gone ? { isGone: true as const } : {}
+    return { type: 'providerFailed', project, ask, reason: reason.slice(0, 1000), ...how }
   }
 }

@@ -217,8 +217,8 @@ const progressText = (view: RequestView) =>
 /** Between preview and change the machines planned once more; what differs is what will be approved. */
 async function sayDrift(context: Context, previewed: RequestView, raised: RequestView): Promise<void> {
   if (previewed.plan === null || raised.plan === null || previewed.plan.digest === raised.plan.digest) return
-  const look = `smith approve ${shellWord(raised.change ?? '')}`
+  const look = raised.plan.decideAt ?? `smith approve ${shellWord(raised.change ?? '')}`
   await context.note(
-    `The plan changed since it was shown; its digest is now ${visible(raised.plan.digest)}. See: ${look}`,
+    `The plan changed since it was shown; its digest is now ${visible(raised.plan.digest)}. See: ${visible(look)}`,
   )
 }
