@@ -169,7 +169,7 @@ async function raise(talking: Talking, instance: Instance, text: string): Promis
   const entries: Entry[] = [...talking.saying('raised', raisedText(change))]
   const link = linkOf(plan)
   const isWaiting = project?.status.state === 'pending'
-  const nonce = isWaiting && link === null ? talking.ports.newId() : null
+  const nonce = isWaiting && plan.decideAt === undefined ? talking.ports.newId() : null
   entries.push(...approvalEntries(talking, { instance, change, plan, nonce, link }))
   if (planText(plan).length > 2500) {
     const title = `${change} plan.txt`
@@ -224,5 +224,5 @@ function approvalEntries(
 
 /** Where a change is approved outside of smith, in a form that can't break out of a link. */
 function linkOf({ decideAt }: PlanView): string | null {
-  return decideAt !== undefined && /^https:\/\/[^\s|<>]+$/.test(decideAt) ? decideAt : null
+  return decideAt !== undefined && /^https?:\/\/[^\s|<>]+$/.test(decideAt) ? decideAt : null
 }
