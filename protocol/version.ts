@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '90b38f77d1f590a8ebbab82f1169f602ac9ef050a4fda8c117734a463bc4446d',
+    hash: '4d90223fc748f0191acd3fb0be9cadb455e47e976eb87ae80bbc434bcfd218c4',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -6,6 +6,7 @@
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Refusal } from '../../protocol/errors.ts'
+import { createRefusalNotes } from './audit.ts'
 import { type Channel, createAuthenticator } from './authentication.ts'
 import {
   capUnproven,
@@ -37,14 +38,14 @@ export function createApi(ports: ApiPorts): Api {
   const { driver, clock } = ports
   const state = { failure: null as string | null, isClosing: false, port: null as number | null }
   const authenticator = createAuthenticator({
-    view: driver.view,
-    clock,
-    now: driver.now,
+    ...{ view: driver.view, clock, now: driver.now },
     sha256: ports.tools.sha256,
     failuresMax: limits.authFailuresMax,
   })
   const waiters = createWaiters(ports, limits.waitersMax)
-  const handlers = createHandlers(ports, createHand(ports, state), waiters, () => state.port)
+  const hand = createHand(ports, state)
+  const handlers = createHandlers(ports, hand, waiters, () => state.port)
+  const onRefused = createRefusalNotes(ports, hand)
   const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const notReady = () =>
     state.isClosing ? 'the coordinator is stopping' : (state.failure ?? ports.readiness?.() ?? null)
@@ -60,6 +61,7 @@ export function createApi(ports: ApiPorts): Api {
       channel,
       notReady,
       onProven: (socket) => onProven(socket),
+      onRefused,
       makeServer: (handler) => {
         const server =
           channel === 'tls' ? createTlsServer(ports.tls, limits, handler) : createSocketServer(limits, handler)

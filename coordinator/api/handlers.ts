@@ -5,6 +5,7 @@
 import type { Refusal } from '../../protocol/errors.ts'
 import { activeMachines, findMachines } from '../domain/selection.ts'
 import type { Project } from '../domain/state.ts'
+import { audit } from './audit.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Call, Hand, Handlers } from './calls.ts'
 import { keeping } from './keeping.ts'
@@ -40,6 +41,7 @@ export function createHandlers(ports: ApiPorts, hand: Hand, waiters: Waiters, po
     ...keeping(ports, hand),
     ...recurring(ports, hand),
     ...serviceLog(ports),
+    ...audit(ports),
   }
 }
 

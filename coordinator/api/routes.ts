@@ -26,6 +26,8 @@ export type RouteParts = {
   readonly notReady: () => string | null
   /** Somebody has shown who they are on this connection. */
   readonly onProven: (socket: IncomingMessage['socket']) => void
+  /** A person was refused for want of a right. */
+  readonly onRefused: (actor: Actor, call: RouteName, refusal: Refusal) => void
   readonly makeServer: (handler: (request: IncomingMessage, response: ServerResponse) => void) => Server
 }
 
@@ -108,6 +110,7 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
         parts.onProven(request.raw.socket)
       }
       const problem = denied === null ? headerProblem(request.headers, route.body !== null) : null
+      if (denied?.kind === 'not-allowed' && caller !== null) parts.onRefused(caller.actor, name, denied)
       if (denied !== null) sendProblem(reply, [denied])
       else if (problem !== null) sendProblem(reply, [problem.refusal], problem.status)
       else done()
