@@ -32,6 +32,7 @@ import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
 import { openSqliteStore } from './store/sqlite.ts'
+import { verifyFile } from './store/verify.ts'
 import { type ServiceLog, createServiceLog, logRow } from './service-log.ts'
 
 export type CoordinatorPorts = {
@@ -63,7 +64,7 @@ export type Coordinator = {
 /** With its keys and its database as they are in the state folder, made at the first start. */
 export async function openCoordinator(
   ports: Omit<CoordinatorPorts, 'keys' | 'store'> & { readonly names: readonly string[] },
-): Promise<{ readonly coordinator: Coordinator; readonly pin: string }> {
+): Promise<{ readonly coordinator: Coordinator; readonly pin: string; readonly head: () => string }> {
   const { config, clock, random, version } = ports
   const places = stateFolder(config.stateDir)
   makeFolder(config.stateDir)
@@ -75,13 +76,16 @@ export async function openCoordinator(
     random,
   })
   const store = openSqliteStore({ path: places.database, random, program: version })
-  return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin }
+  return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin, head: store.head }
 }
 
 /** The newest of what is logged, kept in the state folder. */
 export function openServiceLog({ stateDir }: CoordinatorConfig): ServiceLog {
   return createServiceLog({ folder: stateFolder(stateDir).logs, makeFolder })
 }
+
+/** Whether the journal in a backup or a database is as it was written. */
+export const verifyJournal = verifyFile
 
 /** Puts a sealed backup into an empty state folder; the instance is frozen until a person has looked. */
 export const restoreBackup = restore

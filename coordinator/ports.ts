@@ -1,6 +1,7 @@
 /** What the coordinator needs from the world. `createCoordinator(ports)` is what main, the tests and the simulator call. */
 import type { FeedRow } from '../protocol/feed.ts'
 import type { RunRecord } from '../protocol/files.ts'
+import type { ChainRow } from './domain/chain.ts'
 import type { ChangeCall, Event, LogAppend, Send } from './domain/events.ts'
 import type { Instant, TableName, Tables, Write } from './domain/state.ts'
 
@@ -55,6 +56,12 @@ export type Store = {
   readonly orders: (query: { readonly machine: string } | { readonly project: string }) => readonly Tables['orders'][]
   /** Journal rows after `since`, at most `limit`, in order. */
   readonly journal: (query: { readonly since: number; readonly limit: number }) => readonly FeedRow[]
+  /** Journal rows that have an act, before `before` when given: at most `limit`, the newest first. */
+  readonly acts: (query: { readonly before: number | null; readonly limit: number }) => readonly FeedRow[]
+  /** As `journal`, as it is stored. */
+  readonly chain: (query: { readonly since: number; readonly limit: number }) => readonly ChainRow[]
+  /** The hash of the newest journal row. */
+  readonly head: () => string
   /** Records of an order after number `after`, at most `limit`, in order. */
   readonly records: (query: {
     readonly order: string

@@ -8,7 +8,8 @@ import { hostname } from 'node:os'
 import { Command, CommanderError } from 'commander'
 import { pino } from 'pino'
 import { type Refusal, RefusedError } from '../protocol/errors.ts'
-import { openCoordinator, openServiceLog, restoreBackup } from './app.ts'
+import { openCoordinator, openServiceLog, restoreBackup, verifyJournal } from './app.ts'
+import { verdictLines } from '../protocol/audit.ts'
 import { CONFIG_PATH, configReferenceText, loadConfig } from './config.ts'
 import { openDashboardFiles } from './dashboard-files.ts'
 import type { Clock, Random } from './ports.ts'
@@ -45,10 +46,7 @@ export function buildProgram(): Command {
     .requiredOption('--state-dir <dir>', 'the empty folder')
     .requiredOption('--passphrase-file <file>', 'a file with the passphrase; - reads it from the standard input')
     .action(async (file: string, options: { readonly stateDir: string; readonly passphraseFile: string }) => {
-      const passphrase = readFileSync(options.passphraseFile === '-' ? 0 : options.passphraseFile, 'utf8').replace(
-        /\n$/,
-        '',
-      )
+      const passphrase = readPassphrase(options.passphraseFile)
       const restored = await restoreBackup({
         file,
         passphrase,
@@ -65,6 +63,15 @@ export function buildProgram(): Command {
       )
     })
   program
+    .command('verify <file>')
+    .description(
+      'Look whether the journal in a backup, or in the database of a stopped coordinator, is as it was written.',
+    )
+    .option('--passphrase-file <file>', 'for a backup: a file with the passphrase; - reads it from the standard input')
+    .option('--head <hash>', 'the head that an earlier check or backup showed: rows removed at the end are seen then')
+    .option('--json', 'for programs: JSON on stdout')
+    .action(verify)
+  program
     .command('config')
     .description('Print every key of the configuration with its meaning, values and default.')
     .action(() => void process.stdout.write(configReferenceText()))
@@ -78,6 +85,28 @@ export async function main(argv: readonly string[]): Promise<void> {
   } catch (error) {
     process.exitCode = exitStatusOf(error)
   }
+}
+
+function readPassphrase(file: string): string {
+  return readFileSync(file === '-' ? 0 : file, 'utf8').replace(/\n$/, '')
+}
+
+type VerifyOptions = { readonly passphraseFile?: string; readonly head?: string; readonly json?: boolean }
+
+async function verify(file: string, { passphraseFile, head, json }: VerifyOptions): Promise<void> {
+  const passphrase = () => {
+    if (passphraseFile !== undefined) return readPassphrase(passphraseFile)
+    const refusal = { kind: 'bad-value' as const, message: `${file} is sealed`, remedy: 'give --passphrase-file FILE' }
+    throw new RefusedError([refusal])
+  }
+  if (head !== undefined && !/^[0-9a-f]{64}$/.test(head)) {
+    const remedy = 'give the head that a check or a backup showed'
+    throw new RefusedError([{ kind: 'bad-value', message: `--head ${head} is no SHA-256`, remedy }])
+  }
+  const verdict = await verifyJournal({ file, head: head ?? null, passphrase })
+  const lines = json === true ? [JSON.stringify(verdict, null, 2)] : verdictLines(verdict)
+  process.stdout.write(`${lines.join('\n')}\n`)
+  if (verdict.problems.length > 0) process.exitCode = EXIT.failed
 }
 
 function exitStatusOf(error: unknown): number {
@@ -97,7 +126,7 @@ async function run(file: string, level: string): Promise<void> {
   const { config } = answer
   const serviceLog = openServiceLog(config)
   const log = pino({ level, base: null }, cleanStream([pino.destination({ sync: true }), serviceLog]))
-  const { coordinator, pin } = await openCoordinator({
+  const { coordinator, pin, head } = await openCoordinator({
     config,
     clock,
     random,
@@ -129,6 +158,7 @@ async function run(file: string, level: string): Promise<void> {
       pin,
       adminSocket: config.adminSocket,
       version: packageVersion(),
+      head: head(),
     },
     'listening',
   )

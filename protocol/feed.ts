@@ -18,6 +18,7 @@ export const FACTS = [
   'requestPreviewed',
   'projectMade',
   'changeRaised',
+  'changeDecided',
   'changeApproved',
   'changeRejected',
   'changeWithdrawn',
@@ -68,6 +69,7 @@ export const FACTS = [
   'scheduleMissed',
   'instanceOpened',
   'evidenceRecorded',
+  'rightRefused',
 ] as const
 export type FactName = (typeof FACTS)[number]
 

@@ -1,5 +1,6 @@
 /** The bodies of the HTTP interface under `/api/v1`; OpenAPI is generated from these schemas. */
 import * as v from 'valibot'
+import { auditPageSchema, auditQuerySchema, auditVerdictSchema, auditVerifyQuerySchema } from './audit.ts'
 import { enrolAnswerSchema, enrolRequestSchema } from './agent.ts'
 import { logSearchSchema, overviewSchema, sessionBodySchema, sessionEndedSchema } from './dashboard.ts'
 import { refusalSchema } from './errors.ts'
@@ -200,6 +201,8 @@ export const backupAnswerSchema = v.strictObject({
   bytes: countSchema,
   sha256: sha256Schema,
   rev: countSchema,
+  /** The hash of the newest row of its journal: kept elsewhere, it shows later whether rows are gone. */
+  head: sha256Schema,
 })
 
 /** What `smith doctor` found: nothing is changed by looking. */
@@ -230,6 +233,8 @@ const steering = ['requester', 'admin'] as const
 const stopping = ['requester', 'approver', 'admin'] as const
 const admin = ['admin'] as const
 const open = { roles: ROLES, query: none, body: null } as const
+/** To read the whole journal takes the coordinator seconds. */
+const checking = ['approver', 'admin'] as const
 /**
  * Every route, by the name that server and client share. `roles` are those of which one is enough ('none': no person
  * needed; 'socket': the admin socket only). The core decides about commands once more, with the state at hand: a
@@ -394,6 +399,14 @@ export const ROUTES = {
     ...{ method: 'GET', path: '/api/v1/service-log', roles: stopping, query: serviceLogQuery },
     ...{ body: null, answer: serviceLogSchema },
   },
+  audit: {
+    ...{ method: 'GET', path: '/api/v1/audit', roles: ROLES },
+    ...{ query: auditQuerySchema, body: null, answer: auditPageSchema },
+  },
+  auditVerify: {
+    ...{ method: 'GET', path: '/api/v1/audit/verify', roles: checking },
+    ...{ query: auditVerifyQuerySchema, body: null, answer: auditVerdictSchema },
+  },
   schedules: {
     ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },
     ...{ query: none, body: null, answer: scheduleListSchema },
@@ -411,28 +424,16 @@ export const ROUTES = {
     ...{ query: none, body: scheduleNameBodySchema, answer: scheduleViewSchema },
   },
   enrolNew: {
-    method: 'POST',
-    path: '/api/v1/enrolments',
-    roles: admin,
-    query: none,
-    body: enrolNewBodySchema,
-    answer: enrolTokensSchema,
+    ...{ method: 'POST', path: '/api/v1/enrolments', roles: admin },
+    ...{ query: none, body: enrolNewBodySchema, answer: enrolTokensSchema },
   },
   enrolList: {
-    method: 'GET',
-    path: '/api/v1/enrolments',
-    roles: admin,
-    query: none,
-    body: null,
-    answer: enrolListSchema,
+    ...{ method: 'GET', path: '/api/v1/enrolments', roles: admin },
+    ...{ query: none, body: null, answer: enrolListSchema },
   },
   enrolRevoke: {
-    method: 'POST',
-    path: '/api/v1/enrolments/revoke',
-    roles: admin,
-    query: none,
-    body: enrolRevokeBodySchema,
-    answer: doneSchema,
+    ...{ method: 'POST', path: '/api/v1/enrolments/revoke', roles: admin },
+    ...{ query: none, body: enrolRevokeBodySchema, answer: doneSchema },
   },
   enrol: {
     method: 'POST',

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '274a4dbed8dbd5f666237e6cb640834990dabb0f1b51866dc2288019a76bfa97',
+    hash: '49e9bb142c7d2eab7d8578ac400dcda53b932f007eb81a4dac21cf2c883a3302',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -6,6 +6,7 @@
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Refusal } from '../../protocol/errors.ts'
+import { createRefusalNotes } from './audit.ts'
 import { type Channel, createAuthenticator } from './authentication.ts'
 import {
   capUnproven,
@@ -39,12 +40,14 @@ export function createApi(ports: ApiPorts): Api {
   const state = { failure: null as string | null, isClosing: false, port: null as number | null }
   const authenticator = authenticatorOf(ports, limits)
   const waiters = createWaiters(ports, limits.waitersMax)
+  const hand = createHand(ports, state)
   const handlers = createHandlers(ports, {
-    hand: createHand(ports, state),
+    hand,
     waiters,
     authenticator,
     port: () => state.port,
   })
+  const onRefused = createRefusalNotes(ports, hand)
   const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const notReady = () =>
     state.isClosing ? 'the coordinator is stopping' : (state.failure ?? ports.readiness?.() ?? null)
@@ -60,6 +63,7 @@ export function createApi(ports: ApiPorts): Api {
       channel,
       notReady,
       onProven: (socket) => onProven(socket),
+      onRefused,
       makeServer: (handler) => {
         const server =
           channel === 'tls' ? createTlsServer(ports.tls, limits, handler) : createSocketServer(limits, handler)

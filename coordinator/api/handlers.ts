@@ -5,6 +5,7 @@
 import type { Refusal } from '../../protocol/errors.ts'
 import { activeMachines, findMachines } from '../domain/selection.ts'
 import type { Project } from '../domain/state.ts'
+import { audit } from './audit.ts'
 import type { Authenticator } from './authentication.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Call, Hand, Handlers } from './calls.ts'
@@ -50,6 +51,7 @@ export function createHandlers(ports: ApiPorts, { hand, waiters, authenticator, 
     ...keeping(ports, hand),
     ...recurring(ports, hand),
     ...serviceLog(ports),
+    ...audit(ports),
   }
 }
 

@@ -33,6 +33,8 @@ const SUMMARIES: { readonly [Name in RouteName]: string } = {
   log: 'Records of an order after a number.',
   logSearch: 'Which records of an order hold a text. Looks at a bounded number; goes on after the last one looked at.',
   serviceLog: 'What the coordinator itself did, the newest of it, by time, change and machine.',
+  audit: 'Who did what, when, on what and why: the acts of the journal, the newest first.',
+  auditVerify: 'Whether any row of the journal was edited, removed or moved; `head` is that of an earlier check.',
   schedules: 'The recurring requests, with what became of their last times.',
   scheduleAdd: 'Ask again and again, at the times of a cron expression.',
   scheduleRemove: 'End a recurring request.',

@@ -9,6 +9,7 @@ import { type Refusal, RefusedError } from '../../protocol/errors.ts'
 import { ROUTES, type RouteName } from '../../protocol/http.ts'
 import type { Metrics } from '../ports.ts'
 import { nearestNames } from '../domain/nearest.ts'
+import type { Actor } from '../domain/state.ts'
 import { type Authenticator, type Caller, type Channel, plainAddress } from './authentication.ts'
 import { BODY_BYTES_MAX, checkShape, headerProblem, parseBody } from './bodies.ts'
 import type { Call, Handlers } from './calls.ts'
@@ -27,6 +28,8 @@ export type RouteParts = {
   readonly notReady: () => string | null
   /** Somebody has shown who they are on this connection. */
   readonly onProven: (socket: IncomingMessage['socket']) => void
+  /** A person was refused for want of a right. */
+  readonly onRefused: (actor: Actor, call: RouteName, refusal: Refusal) => void
   readonly makeServer: (handler: (request: IncomingMessage, response: ServerResponse) => void) => Server
 }
 
@@ -112,6 +115,7 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
         parts.onProven(request.raw.socket)
       }
       const problem = denied === null ? headerProblem(request.headers, route.body !== null) : null
+      if (denied?.kind === 'not-allowed' && caller !== null) parts.onRefused(caller.actor, name, denied)
       if (denied !== null) sendProblem(reply, [denied])
       else if (problem !== null) sendProblem(reply, [problem.refusal], problem.status)
       else done()

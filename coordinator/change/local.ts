@@ -7,6 +7,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { type Draft, type View, createDraft, instanceOf } from '../domain/draft.ts'
 import type { ChangeCall, Command, Envelope, Outcome, Permission, Reply, Send, Tools } from '../domain/events.ts'
 import { mayCommand } from '../domain/authority.ts'
+import { refuseRight } from '../domain/rights.ts'
 import { closeCodeOf } from '../domain/rollout.ts'
 import type { Actor, LocalChange } from '../domain/state.ts'
 import { policyName } from '../domain/trains.ts'
@@ -141,6 +142,7 @@ function close(draft: Draft, call: Extract<ChangeCall, { call: 'close' }>): Repl
 
 function decide(draft: Draft, command: Decision): Reply {
   const refusal = mayCommand(draft.actor, command, draft.tools.settings) ?? mayDecide(draft, command)
+  if (refusal?.kind === 'not-allowed') return refuseRight(draft, command, refusal)
   if (refusal !== null) return { ok: false, refusals: [refusal] }
   const change = draft.get('localChanges', command.change)
   if (change === undefined) return { ok: false, refusals: [notFound(draft, command.change)] }
@@ -152,6 +154,9 @@ function decide(draft: Draft, command: Decision): Reply {
   const { policy: _policy, ...rest } = change
   const decided: LocalChange = { ...rest, approval, decidedBy: by, decidedAt: draft.at, reason: command.reason }
   draft.put('localChanges', change.number, decided)
+  const { number, project } = change
+  const why = command.reason === '' ? {} : { reason: command.reason }
+  draft.say({ fact: 'changeDecided', change: number, project, state: approval, ...why })
   draft.send(newsOf(draft, decided))
   return { ok: true }
 }

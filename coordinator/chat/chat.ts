@@ -108,6 +108,7 @@ function listenTo(
       const heard = readEnvelope(envelope, self)
       if (heard === null) return
       if (heard.kind === 'message') to.talks.hear(heard)
+      else if (heard.kind === 'edit') to.talks.hearEdit(heard)
       else if (heard.kind === 'click') to.clicks.take(heard)
       else to.note('Slack (connection)', 'Slack limits the events of this app; some messages may not have arrived')
     },

@@ -1,12 +1,14 @@
 /**
- * What Slack delivered, as far as it concerns the bot. Pure. Edits, joins, the bot's own posts and those of other
- * bots are none of its business; a field that is not what it should be makes an envelope nobody's.
+ * What Slack delivered, as far as it concerns the bot. Pure. Joins, the bot's own posts and those of other bots are
+ * none of its business; a field that is not what it should be makes an envelope nobody's.
  */
 import * as v from 'valibot'
 import type { Envelope, Place, Self } from './ports.ts'
 
 export type Heard =
   | ({ readonly kind: 'message'; readonly user: string; readonly text: string; readonly ts: string } & Place)
+  /** A message in a direct talk that says something else now; `ts` is still that of its first sending. */
+  | ({ readonly kind: 'edit'; readonly ts: string } & Place)
   | {
       readonly kind: 'click'
       readonly user: string
@@ -29,6 +31,21 @@ const eventSchema = v.object({
     bot_id: v.optional(v.string()),
   }),
 })
+const editSchema = v.object({
+  event: v.object({
+    type: v.literal('message'),
+    subtype: v.literal('message_changed'),
+    channel: v.string(),
+    message: v.object({
+      user: v.string(),
+      text: v.string(),
+      ts: v.string(),
+      thread_ts: v.optional(v.string()),
+      bot_id: v.optional(v.string()),
+    }),
+    previous_message: v.object({ text: v.string() }),
+  }),
+})
 const clickSchema = v.object({
   type: v.literal('block_actions'),
   user: v.object({ id: v.string() }),
@@ -40,6 +57,8 @@ const TYPED = [undefined, 'file_share', 'thread_broadcast']
 
 export function readEnvelope({ type, body }: Envelope, self: Self | null): Heard | null {
   if (type === 'events_api') {
+    const edit = v.safeParse(editSchema, body)
+    if (edit.success) return readEdit(edit.output.event, self)
     const parsed = v.safeParse(eventSchema, body)
     if (!parsed.success) return isLimit(body) ? { kind: 'limited' } : null
     const { event } = parsed.output
@@ -64,6 +83,14 @@ export function readEnvelope({ type, body }: Envelope, self: Self | null): Heard
     }
   }
   return null
+}
+
+/** Slack tells a link that it unfolded as a change too: then the text is what it was. */
+function readEdit(event: v.InferOutput<typeof editSchema>['event'], self: Self | null): Heard | null {
+  const { channel, message, previous_message: before } = event
+  if (message.bot_id !== undefined || message.user === self?.user || !channel.startsWith('D')) return null
+  if (message.text === before.text) return null
+  return { kind: 'edit', ts: message.ts, channel, thread: message.thread_ts ?? null }
 }
 
 function isLimit(body: unknown): boolean {

@@ -224,5 +224,5 @@ function approvalEntries(
 
 /** Where a change is approved outside of smith, in a form that can't break out of a link. */
 function linkOf({ decideAt }: PlanView): string | null {
-  return decideAt !== undefined && /^https:\/\/[^\s|<>]+$/.test(decideAt) ? decideAt : null
+  return decideAt !== undefined && /^https?:\/\/[^\s|<>]+$/.test(decideAt) ? decideAt : null
 }

@@ -10,11 +10,14 @@ import { ask } from './commands.ts'
 import { escaped, refusalText } from './markup.ts'
 import type { Place } from './ports.ts'
 import { type Talk, type TalksPorts, Talking, talkKey } from './talking.ts'
-import { type Said, read } from './words.ts'
+import { editedText } from './texts.ts'
+import { type Said, plain, read } from './words.ts'
 
 export type Talks = {
   /** Takes a message to the bot; what it returned for is on disk. */
   readonly hear: (heard: Place & { readonly user: string; readonly text: string; readonly ts: string }) => void
+  /** Says, once for a message, that an edit changes nothing: what was asked for may be done already. */
+  readonly hearEdit: (edit: Place & { readonly ts: string }) => void
   /** Goes on with a talk whose offer was taken. */
   readonly go: (id: string) => void
   /** Takes up what a restart cut off. */
@@ -42,6 +45,12 @@ export function createTalks(ports: TalksPorts): Talks {
       const talk: Talk = { id, user, person, text, channel, thread, at: ports.now(), ...begun }
       ports.ledger.put([[talkKey(id), talk]])
       go(id)
+    },
+    hearEdit: ({ channel, thread, ts }) => {
+      const id = `${channel}-${ts}`
+      const talk = ports.ledger.get(talkKey(id)) as Talk | undefined
+      const text = editedText(talk === undefined ? null : plain(talk.text))
+      ports.messages.put(ports.messages.made(`talk/${id}/edited`, { channel, thread }, { text }))
     },
     start: () => {
       for (const { doc } of ports.ledger.list('talk/')) {

@@ -20,6 +20,10 @@ export const notHereText = (change: string, instance: string) =>
   `project ${code(change)} not running in smith instance in ${escaped(instance)}`
 export const lostText = (instance: string, why: string) =>
   `smith instance in ${escaped(instance)} is out of reach, so I can't say whether it is there: ${escaped(why)}`
+export function editedText(before: string | null): string {
+  const heard = before === null ? 'as it was first sent' : `as it was first sent: ${code(cutEnd(before, 500))}`
+  return `You edited a message. I take each one ${heard}, and an edit changes nothing. To have the new text done, send it as a new message.`
+}
 
 /** One run as the log channel tells it, kept in the ledger while facts come in. */
 export type Run = {

@@ -8,6 +8,7 @@ import { type Context, type GlobalOptions, createContext } from './context.ts'
 import { EXIT, failureOf } from '../client/failure.ts'
 import { type Io, columnsOf, paintFor, processIo } from './io.ts'
 import { addAdmin } from './verbs/admin.ts'
+import { addAudit } from './verbs/audit.ts'
 import { addCompletion } from './verbs/completion.ts'
 import { addDecide } from './verbs/decide.ts'
 import { addLogin } from './verbs/login.ts'
@@ -40,6 +41,7 @@ export function buildProgram(run: Run): Command {
   addDecide(program, run)
   addLogs(program, run)
   addSchedule(program, run)
+  addAudit(program, run)
   addAdmin(program, run)
   addCompletion(program, run)
   program.addHelpText('after', "\nExample:\n  smith patch 'prod machines: prod-dal10-carrier3-worker-* outage:0'")

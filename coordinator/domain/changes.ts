@@ -32,6 +32,7 @@ export function takeChange(draft: Draft, event: Extract<Event, { type: 'changeRa
     fact: 'changeRaised',
     request: project.request,
     text: `${raised.title} with build ${raised.build}`,
+    reason: `asked for by ${raised.requester}`,
   })
   draft.touch(project.id)
   return DONE

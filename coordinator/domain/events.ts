@@ -83,6 +83,8 @@ export type Event =
   | { readonly type: 'opened' }
   | { readonly type: 'tick' }
   | { readonly type: 'command'; readonly command: Command }
+  /** The interface let a person not through to what the call asks for. */
+  | { readonly type: 'callRefused'; readonly call: string; readonly reason: string }
   | {
       readonly type: 'enrol'
       readonly tokenHash: string

@@ -99,7 +99,8 @@ export function makeRequest(draft: Draft, ask: Ask): Reply {
   selection.machines.forEach(({ machine, matched }, index) => {
     putQuery(draft, { purpose: 'request', owner: id, round: 0, index, machine, matched })
   })
-  draft.say({ fact: 'requestMade', request: id, text: ask.text.slice(0, 1000) })
+  const preview = ask.preview ? { state: 'preview' } : {}
+  draft.say({ fact: 'requestMade', request: id, text: ask.text.slice(0, 1000), ...preview })
   askNext(draft, request)
   return { ok: true, value: { request: id } }
 }

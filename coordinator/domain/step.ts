@@ -9,6 +9,7 @@ import { refuseChange, takeChange, takeFailure, takePermission } from './changes
 import { open, tick } from './clock.ts'
 import { freeze, steer, unfreeze } from './commands.ts'
 import { type Draft, type View, createDraft } from './draft.ts'
+import { refuseCall, refuseRight } from './rights.ts'
 import type { Command, Envelope, Event, Outcome, Reply, Tools } from './events.ts'
 import {
   addUser,
@@ -42,6 +43,8 @@ function handle(draft: Draft, event: Event): Reply {
       return { ok: true }
     case 'command':
       return command(draft, event.command)
+    case 'callRefused':
+      return refuseCall(draft, event)
     case 'enrol':
       return enrol(draft, event)
     case 'sessionOpened':
@@ -72,7 +75,7 @@ function handle(draft: Draft, event: Event): Reply {
 
 function command(draft: Draft, given: Command): Reply {
   const refusal = mayCommand(draft.actor, given, draft.tools.settings)
-  if (refusal !== null) return { ok: false, refusals: [refusal] }
+  if (refusal !== null) return refuseRight(draft, given, refusal)
   switch (given.type) {
     case 'request':
       return makeRequest(draft, given)

@@ -9,10 +9,12 @@ import type { FeedRow } from '../../protocol/feed.ts'
 import type { RunRecord } from '../../protocol/files.ts'
 import type { LiveRow, Random, Store, Turn } from '../ports.ts'
 import type { LogAppend } from '../domain/events.ts'
+import { CHAIN_START, chainHash, hasAct } from '../domain/chain.ts'
 import { TABLES } from '../domain/state.ts'
 import type { Order, Project, TableName, Tables, Write } from '../domain/state.ts'
 import { compareText } from '../../protocol/natural-order.ts'
 import { RULED_TABLES, appendProblem, arrangeWrites, claimsOf, transitionProblem, turnProblem } from './rules.ts'
+import { sha256 } from './sha256.ts'
 import { StoreError } from './store-error.ts'
 
 type StoredRow = { readonly doc: string; readonly live: boolean }
@@ -24,6 +26,8 @@ export type MemoryDisk = {
   /** Who holds what only one row may have. */
   readonly claims: Map<string, string>
   readonly journal: string[]
+  /** That of each journal row. */
+  readonly hashes: string[]
   readonly ledger: Map<string, string>
   readonly logs: Map<string, string[]>
   last: { rev: number; at: number }
@@ -37,6 +41,7 @@ export function createMemoryDisk(random: Random): MemoryDisk {
     tables: new Map((Object.keys(TABLES) as TableName[]).map((table) => [table, new Map<string, StoredRow>()])),
     claims: new Map(),
     journal: [],
+    hashes: [],
     ledger: new Map(),
     logs: new Map(),
     last: { rev: 0, at: 0 },
@@ -116,6 +121,7 @@ function commit(disk: MemoryDisk, turn: Turn): void {
     throw error
   }
   disk.journal.push(JSON.stringify(turn.row))
+  disk.hashes.push(chainHash(sha256, headOf(disk), { ...turn.row, facts: JSON.stringify(turn.row.facts) }))
   disk.last = { rev: turn.rev, at: turn.at }
 }
 
@@ -157,6 +163,8 @@ function setEntry<Value>(map: Map<string, Value>, key: string, value: Value | un
   else map.set(key, value)
 }
 
+const headOf = (disk: MemoryDisk) => disk.hashes.at(-1) ?? CHAIN_START
+
 function tableOf(disk: MemoryDisk, table: TableName): Map<string, StoredRow> {
   const rows = disk.tables.get(table)
   if (rows === undefined) throw new Error(`there is no table ${table}`)
@@ -170,7 +178,9 @@ function* loadLive(disk: MemoryDisk): Generator<LiveRow> {
   }
 }
 
-function readsOf(disk: MemoryDisk): Pick<Store, 'get' | 'list' | 'projects' | 'orders' | 'journal' | 'records'> {
+type Reads = 'get' | 'list' | 'projects' | 'orders' | 'journal' | 'acts' | 'chain' | 'head' | 'records'
+
+function readsOf(disk: MemoryDisk): Pick<Store, Reads> {
   const rowsOf = <Name extends TableName>(table: Name) =>
     [...tableOf(disk, table).values()].map((row) => JSON.parse(row.doc) as Tables[Name])
   return {
@@ -194,6 +204,20 @@ function readsOf(disk: MemoryDisk): Pick<Store, 'get' | 'list' | 'projects' | 'o
         'machine' in query ? order.machine === query.machine : order.project === query.project,
       ),
     journal: ({ since, limit }) => disk.journal.slice(since, since + limit).map((row) => JSON.parse(row) as FeedRow),
+    acts: ({ before, limit }) =>
+      disk.journal
+        .slice(0, before === null ? undefined : Math.max(0, before - 1))
+        .map((row) => JSON.parse(row) as FeedRow)
+        .filter((row) => hasAct(row.facts))
+        .toReversed()
+        .slice(0, limit),
+    chain: ({ since, limit }) =>
+      disk.journal.slice(since, since + limit).map((text, index) => {
+        const { facts, ...row } = JSON.parse(text) as FeedRow
+        const hash = disk.hashes[since + index] ?? ''
+        return { ...row, facts: JSON.stringify(facts), hash, act: hasAct(facts) }
+      }),
+    head: () => headOf(disk),
     records: ({ order, after, limit }) =>
       (disk.logs.get(order) ?? []).slice(after, after + limit).map((record) => JSON.parse(record) as RunRecord),
   }
@@ -207,10 +231,11 @@ type Dump = Omit<MemoryDisk, 'tables' | 'claims' | 'ledger' | 'logs' | 'opener'>
 }
 
 function dump(disk: MemoryDisk): Dump {
-  const { epoch, journal, last } = disk
+  const { epoch, journal, hashes, last } = disk
   return {
     epoch,
     journal,
+    hashes,
     last,
     tables: [...disk.tables].map(([table, rows]) => [table, [...rows]]),
     claims: [...disk.claims],
@@ -225,6 +250,7 @@ export function readMemoryBackup(text: string): MemoryDisk {
   return {
     epoch: read.epoch,
     journal: [...read.journal],
+    hashes: [...read.hashes],
     last: read.last,
     tables: new Map(read.tables.map(([table, rows]) => [table, new Map(rows)])),
     claims: new Map(read.claims),

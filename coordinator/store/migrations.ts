@@ -6,11 +6,19 @@
  */
 import type Database from 'better-sqlite3'
 import { RefusedError } from '../../protocol/errors.ts'
+import type { Fact } from '../../protocol/feed.ts'
+import { CHAIN_START, chainHash, hasAct } from '../domain/chain.ts'
+import { sha256 } from './sha256.ts'
 
 /** `smth`: what file(1) and a wrong open see that this is ours. */
 export const APPLICATION_ID = 0x73_6d_74_68
 
-type Migration = { readonly version: number; readonly sql: string }
+type Migration = {
+  readonly version: number
+  readonly sql: string
+  /** SQL functions that the step needs. */
+  readonly functions?: (db: Database.Database) => void
+}
 
 /** `seq` is the order in which rows were first written. Columns are taken out of the document by SQLite itself. */
 const table = (name: string, columns = '') => `
@@ -51,6 +59,12 @@ const plainTables = [
   'schedules',
 ]
 
+const journalGuards = `
+${abort('journal_contiguous', 'INSERT', 'journal', 'new.rev IS NOT (SELECT coalesce(max(rev), 0) + 1 FROM journal)', 'a journal row must follow the newest one')}
+${abort('journal_forward', 'INSERT', 'journal', 'new.at < (SELECT at FROM journal ORDER BY rev DESC LIMIT 1)', 'the time of a journal row may not go back')}
+${abort('journal_no_update', 'UPDATE', 'journal', '', 'the journal is append-only')}
+${abort('journal_no_delete', 'DELETE', 'journal', '', 'the journal is append-only')}`
+
 const first = `
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 
@@ -60,10 +74,7 @@ CREATE TABLE journal (
   actor TEXT NOT NULL,
   facts TEXT NOT NULL CHECK (json_valid(facts))
 ) STRICT;
-${abort('journal_contiguous', 'INSERT', 'journal', 'new.rev IS NOT (SELECT coalesce(max(rev), 0) + 1 FROM journal)', 'a journal row must follow the newest one')}
-${abort('journal_forward', 'INSERT', 'journal', 'new.at < (SELECT at FROM journal ORDER BY rev DESC LIMIT 1)', 'the time of a journal row may not go back')}
-${abort('journal_no_update', 'UPDATE', 'journal', '', 'the journal is append-only')}
-${abort('journal_no_delete', 'DELETE', 'journal', '', 'the journal is append-only')}
+${journalGuards}
 
 CREATE TABLE logs (
   "order" TEXT NOT NULL,
@@ -115,9 +126,42 @@ const ledger = `
 CREATE TABLE ledger (key TEXT PRIMARY KEY, doc TEXT NOT NULL CHECK (json_valid(doc))) STRICT, WITHOUT ROWID;
 `
 
+/**
+ * Each journal row bears the hash that chains it to the row before, and whether it has an act. A new table in the place
+ * of the old one, since neither may be missing and SQLite adds no such column.
+ */
+const chain = `
+CREATE TABLE journal_chained (
+  rev INTEGER PRIMARY KEY,
+  at INTEGER NOT NULL,
+  actor TEXT NOT NULL,
+  facts TEXT NOT NULL CHECK (json_valid(facts)),
+  hash TEXT NOT NULL CHECK (length(hash) = 64),
+  act INTEGER NOT NULL CHECK (act IN (0, 1))
+) STRICT;
+INSERT INTO journal_chained (rev, at, actor, facts, hash, act)
+  SELECT rev, at, actor, facts, smith_chain(rev, at, actor, facts), smith_act(facts) FROM journal ORDER BY rev;
+DROP TABLE journal;
+ALTER TABLE journal_chained RENAME TO journal;
+CREATE INDEX journal_acts ON journal (rev) WHERE act = 1;
+${journalGuards}
+`
+
+/** The rows come in their order, so that the hash of the one before is at hand. */
+function chainFunctions(db: Database.Database): void {
+  let before = CHAIN_START
+  db.function('smith_chain', (rev, at, actor, facts) => {
+    const row = { rev: Number(rev), at: Number(at), actor: String(actor), facts: String(facts) }
+    before = chainHash(sha256, before, row)
+    return before
+  })
+  db.function('smith_act', (facts) => (hasAct(JSON.parse(String(facts)) as readonly Fact[]) ? 1 : 0))
+}
+
 const MIGRATIONS: readonly Migration[] = [
   { version: 1, sql: first },
   { version: 2, sql: ledger },
+  { version: 3, sql: chain, functions: chainFunctions },
 ]
 export const SCHEMA_VERSION = MIGRATIONS.at(-1)?.version ?? 0
 
@@ -137,6 +181,7 @@ export function migrate(db: Database.Database, options: { readonly path: string;
   }
   if (have > SCHEMA_VERSION) throw new RefusedError([newerRefusal(db, options, have)])
   for (const step of MIGRATIONS.filter((migration) => migration.version > have)) {
+    step.functions?.(db)
     db.transaction(() => {
       db.pragma(`application_id = ${APPLICATION_ID}`)
       db.exec(step.sql)

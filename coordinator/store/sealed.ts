@@ -11,6 +11,7 @@ import {
   existsSync,
   fsyncSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   renameSync,
@@ -20,6 +21,7 @@ import {
   writeSync,
 } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
+import { devNull, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import * as v from 'valibot'
 import { countSchema, instantSchema, sha256Schema } from '../../protocol/ids.ts'
@@ -69,7 +71,7 @@ export type SealOptions = {
 /** Writes the sealed file, fsynced; gives its size and SHA-256. */
 export async function seal(
   options: SealOptions,
-): Promise<{ readonly bytes: number; readonly sha256: string; readonly rev: number }> {
+): Promise<{ readonly bytes: number; readonly sha256: string; readonly rev: number; readonly head: string }> {
   if (options.passphrase.length < PASSPHRASE_LENGTH_MIN)
     throw refused(
       `the passphrase is shorter than ${PASSPHRASE_LENGTH_MIN} characters`,
@@ -87,11 +89,12 @@ export async function seal(
   const files = await Promise.all(
     sources.map(async ({ name, path }) => ({ name, bytes: statSync(path).size, sha256: await hashOf(path) })),
   )
+  const { rev, head } = describeStoreFile(options.storeFile)
   const manifest: Manifest = {
     version: 1,
     madeAt: options.at,
     program: options.program,
-    rev: describeStoreFile(options.storeFile).rev,
+    rev,
     files,
   }
   const partial = `${options.file}.partial`
@@ -113,7 +116,7 @@ export async function seal(
     closeSync(target)
   }
   publish(partial, options.file)
-  return { bytes, sha256: hash.digest('hex'), rev: manifest.rev }
+  return { bytes, sha256: hash.digest('hex'), rev, head }
 }
 
 /** The whole backup: a consistent copy of the store, sealed together with the keys; the copy does not stay. */
@@ -122,7 +125,13 @@ export async function backupSealed(
     readonly store: Pick<Store, 'backup'>
     readonly stateDir: string
   },
-): Promise<{ readonly path: string; readonly bytes: number; readonly sha256: string; readonly rev: number }> {
+): Promise<{
+  readonly path: string
+  readonly bytes: number
+  readonly sha256: string
+  readonly rev: number
+  readonly head: string
+}> {
   if (existsSync(options.file)) throw refused(`${options.file} exists`, 'name a file that does not exist yet', 'exists')
   // In the state folder, since that one is private and what is copied here is not sealed yet.
   const copy = join(options.stateDir, `backup-${Buffer.from(options.random.bytes(8)).toString('hex')}.db`)
@@ -218,7 +227,25 @@ function giveToOwnerOf(stateDir: string, folder: string): void {
   for (const name of readdirSync(folder, { recursive: true })) chownSync(join(folder, String(name)), uid, gid)
 }
 
-async function unpack(options: RestoreOptions, folder: string): Promise<Manifest> {
+/** The database of a sealed backup alone, in a folder that only its owner can read and that is gone afterwards. */
+export async function withDatabaseOf<Value>(
+  options: Pick<RestoreOptions, 'file' | 'passphrase'>,
+  use: (database: string) => Promise<Value> | Value,
+): Promise<Value> {
+  const folder = mkdtempSync(join(tmpdir(), 'smith-backup-'))
+  try {
+    await unpack(options, folder, (name) => name === 'smith.db')
+    return await use(join(folder, 'smith.db'))
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+async function unpack(
+  options: Pick<RestoreOptions, 'file' | 'passphrase'>,
+  folder: string,
+  isWanted: (name: string) => boolean = () => true,
+): Promise<Manifest> {
   const file = await openSealed(options.file)
   try {
     const source = openStream(file, options.passphrase, options.file)
@@ -232,7 +259,8 @@ async function unpack(options: RestoreOptions, folder: string): Promise<Manifest
         'version',
       )
     mkdirSync(join(folder, 'keys'), { mode: 0o700 })
-    await unpackFiles(result.output, folder, joined(first.subarray(end + 1), source), options.file)
+    const bytes = joined(first.subarray(end + 1), source)
+    await unpackFiles({ manifest: result.output, folder, isWanted }, bytes, options.file)
     return result.output
   } finally {
     await file.close()
@@ -256,15 +284,16 @@ async function* joined(first: Buffer, rest: AsyncGenerator<Buffer>): AsyncGenera
 }
 
 async function unpackFiles(
-  manifest: Manifest,
-  folder: string,
+  to: { readonly manifest: Manifest; readonly folder: string; readonly isWanted: (name: string) => boolean },
   source: AsyncGenerator<Buffer>,
   name: string,
 ): Promise<void> {
+  const { manifest, folder, isWanted } = to
   let left: Buffer = Buffer.alloc(0)
   for (const entry of manifest.files) {
-    const path = join(folder, entry.name)
-    const target = openSync(path, 'wx', 0o600)
+    // What is not wanted is read to its end all the same, and goes nowhere.
+    const path = isWanted(entry.name) ? join(folder, entry.name) : devNull
+    const target = openSync(path, path === devNull ? 'w' : 'wx', 0o600)
     const hash = createHash('sha256')
     try {
       for (let missing = entry.bytes; missing > 0;) {
@@ -284,7 +313,7 @@ async function unpackFiles(
     }
     if (hash.digest('hex') !== entry.sha256)
       throw refused(`${name} does not hold ${entry.name} as it was`, 'use another copy of the file')
-    syncFile(path)
+    if (path !== devNull) syncFile(path)
   }
   // To the end, because only the last chunk proves that nothing was cut off.
   for await (const rest of source) if (rest.length > 0) throw damagedAt(name, statSync(name).size)

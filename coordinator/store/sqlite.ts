@@ -8,6 +8,7 @@ import { RefusedError } from '../../protocol/errors.ts'
 import type { FeedRow } from '../../protocol/feed.ts'
 import type { RunRecord } from '../../protocol/files.ts'
 import type { LiveRow, Random, Store, Turn } from '../ports.ts'
+import { CHAIN_START, type ChainRow, chainHash, hasAct } from '../domain/chain.ts'
 import type { LogAppend } from '../domain/events.ts'
 import { TABLES } from '../domain/state.ts'
 import type { Instant, TableName, Tables, Write } from '../domain/state.ts'
@@ -15,6 +16,7 @@ import { publish, syncFile } from './durable.ts'
 import { type Batch, decodeBatch, encodeBatch } from './log-batches.ts'
 import { readMeta, writeMeta } from './migrations.ts'
 import { appendProblem, arrangeWrites, turnProblem } from './rules.ts'
+import { sha256 } from './sha256.ts'
 import { type SqliteOptions, epochOf, openDatabase } from './sqlite-open.ts'
 import { StoreError, messageOf } from './store-error.ts'
 
@@ -24,7 +26,7 @@ type Handle = {
   readonly db: Database.Database
   readonly path: string
   readonly prepare: (sql: string) => Database.Statement
-  last: { rev: number; at: Instant }
+  last: { rev: number; at: Instant; hash: string }
   /** Why no further turn is committed, null while all is well. */
   broken: string | null
 }
@@ -51,8 +53,16 @@ export function openSqliteStore(options: SqliteOptions): Store {
 
 function openHandle(options: SqliteOptions): Handle {
   const db = openDatabase(options)
-  const last = db.prepare('SELECT rev, at FROM journal ORDER BY rev DESC LIMIT 1').get() as Handle['last'] | undefined
-  return { db, path: options.path, prepare: cachedPrepare(db), last: last ?? { rev: 0, at: 0 }, broken: null }
+  const last = db.prepare('SELECT rev, at, hash FROM journal ORDER BY rev DESC LIMIT 1').get() as
+    | Handle['last']
+    | undefined
+  return {
+    db,
+    path: options.path,
+    prepare: cachedPrepare(db),
+    last: last ?? { rev: 0, at: 0, hash: CHAIN_START },
+    broken: null,
+  }
 }
 
 function cachedPrepare(db: Database.Database): Handle['prepare'] {
@@ -71,14 +81,14 @@ function commit(handle: Handle, turn: Turn): void {
     throw new StoreError('closed', `the store ${handle.path} takes no more turns: ${handle.broken}`)
   const problem = turnProblem(turn, handle.last)
   if (problem !== null) throw new StoreError('conflict', problem)
+  const { rev, at, actor } = turn.row
+  const facts = JSON.stringify(turn.row.facts)
+  const hash = chainHash(sha256, handle.last.hash, { rev, at, actor, facts })
+  const act = hasAct(turn.row.facts) ? 1 : 0
   try {
     run(handle, 'BEGIN IMMEDIATE', [])
-    run(handle, 'INSERT INTO journal (rev, at, actor, facts) VALUES (?, ?, ?, ?)', [
-      turn.rev,
-      turn.at,
-      turn.row.actor,
-      JSON.stringify(turn.row.facts),
-    ])
+    const sql = 'INSERT INTO journal (rev, at, actor, facts, hash, act) VALUES (?, ?, ?, ?, ?, ?)'
+    run(handle, sql, [rev, at, actor, facts, hash, act])
     for (const write of arrangeWrites(turn.writes)) writeRow(handle, write)
     for (const append of turn.logs) appendLog(handle, append)
     run(handle, 'COMMIT', [])
@@ -88,7 +98,7 @@ function commit(handle: Handle, turn: Turn): void {
     rollback(handle, failure)
     throw failure
   }
-  handle.last = { rev: turn.rev, at: turn.at }
+  handle.last = { rev, at, hash }
 }
 
 function ledgerOf(handle: Handle): Store['ledger'] {
@@ -192,7 +202,9 @@ function storedTables(): readonly TableName[] {
 /** Sorts after every key that begins with what stands before it (SQLite compares UTF-8 bytes). */
 const LAST_CHARACTER = '\u{10FFFF}'
 
-function readsOf(handle: Handle): Pick<Store, 'get' | 'list' | 'projects' | 'orders' | 'journal' | 'records'> {
+type Reads = 'get' | 'list' | 'projects' | 'orders' | 'journal' | 'acts' | 'chain' | 'head' | 'records'
+
+function readsOf(handle: Handle): Pick<Store, Reads> {
   const docs = <Name extends TableName>(sql: string, parameters: readonly unknown[]) =>
     (
       handle
@@ -223,17 +235,26 @@ function readsOf(handle: Handle): Pick<Store, 'get' | 'list' | 'projects' | 'ord
         ? docs<'orders'>('SELECT doc FROM orders WHERE machine = ? ORDER BY seq', [query.machine])
         : docs<'orders'>('SELECT doc FROM orders WHERE project = ? ORDER BY seq', [query.project]),
     journal: ({ since, limit }) => {
-      const rows = handle
-        .prepare('SELECT rev, at, actor, facts FROM journal WHERE rev > ? ORDER BY rev LIMIT ?')
-        .all(since, limit)
-      return (rows as { rev: number; at: number; actor: string; facts: string }[]).map((row): FeedRow => ({
-        ...row,
-        facts: JSON.parse(row.facts) as FeedRow['facts'],
-      }))
+      const sql = 'SELECT rev, at, actor, facts FROM journal WHERE rev > ? ORDER BY rev LIMIT ?'
+      return (handle.prepare(sql).all(since, limit) as JournalRow[]).map(feedRowOf)
     },
+    acts: ({ before, limit }) => {
+      const sql = 'SELECT rev, at, actor, facts FROM journal WHERE act = 1 AND rev < ? ORDER BY rev DESC LIMIT ?'
+      return (handle.prepare(sql).all(before ?? Number.MAX_SAFE_INTEGER, limit) as JournalRow[]).map(feedRowOf)
+    },
+    chain: ({ since, limit }) => (handle.prepare(CHAIN_SQL).all(since, limit) as StoredChainRow[]).map(chainRowOf),
+    head: () => handle.last.hash,
     records: (query) => recordsOf(handle, query),
   }
 }
+
+type JournalRow = { readonly rev: number; readonly at: number; readonly actor: string; readonly facts: string }
+type StoredChainRow = JournalRow & { readonly hash: string; readonly act: number }
+
+const CHAIN_SQL = 'SELECT rev, at, actor, facts, hash, act FROM journal WHERE rev > ? ORDER BY rev LIMIT ?'
+
+const feedRowOf = (row: JournalRow): FeedRow => ({ ...row, facts: JSON.parse(row.facts) as FeedRow['facts'] })
+const chainRowOf = (row: StoredChainRow): ChainRow => ({ ...row, act: row.act === 1 })
 
 /** Begins at the batch that holds the first record wanted and stops when the page is full. */
 function recordsOf(
@@ -293,16 +314,37 @@ async function backup(handle: Handle, path: string): Promise<void> {
 /** What a closed database file says of itself: for backups, and for a restore. */
 export function describeStoreFile(path: string): {
   readonly rev: number
+  readonly head: string
   readonly epoch: string
   readonly writtenBy: string
 } {
   const db = new Database(path, { readonly: true, fileMustExist: true })
   try {
-    const rev = Number(db.prepare('SELECT coalesce(max(rev), 0) FROM journal').pluck().get())
-    return { rev, epoch: readMeta(db, 'epoch') ?? '', writtenBy: readMeta(db, 'writtenBy') ?? '' }
+    const last = db.prepare('SELECT rev, hash FROM journal ORDER BY rev DESC LIMIT 1').get() as
+      | { readonly rev: number; readonly hash: string }
+      | undefined
+    const { rev, hash: head } = last ?? { rev: 0, hash: CHAIN_START }
+    return { rev, head, epoch: readMeta(db, 'epoch') ?? '', writtenBy: readMeta(db, 'writtenBy') ?? '' }
   } finally {
     db.close()
   }
+}
+
+/** The rows of the journal in a database that nobody writes, each once. */
+export function* chainOfFile(path: string): Generator<ChainRow> {
+  const db = new Database(path, { readonly: true, fileMustExist: true, timeout: 0 })
+  try {
+    const columns = db.prepare("SELECT name FROM pragma_table_info('journal')").pluck().all()
+    if (!columns.includes('hash')) throw notChained(path)
+    yield* Iterator.from(db.prepare(CHAIN_SQL).iterate(0, -1) as IterableIterator<StoredChainRow>).map(chainRowOf)
+  } finally {
+    db.close()
+  }
+}
+
+function notChained(path: string): RefusedError {
+  const message = `${path} has no journal with a chain of hashes: it is of an older smith, or of another program`
+  return new RefusedError([{ kind: 'version', message, remedy: 'name a backup, or a database, of this version' }])
 }
 
 /** Gives a closed database a new epoch, so that whoever followed its feed before starts anew. */

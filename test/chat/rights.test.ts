@@ -229,3 +229,42 @@ t.test('[SNW-53] a change that is approved elsewhere has its link in chat, and n
   t.notMatch(other.plan.text, /Approve/, 'nothing breaks out of a link')
   t.equal(other.plan.blocks, null, 'and what smith does not decide has no button')
 })
+
+t.test('[BOT-45] an edit is answered once and does nothing; a link that Slack unfolds is no edit', async (t) => {
+  const chat = await createChatWorld(t)
+  const { slack, world } = chat
+  await world.machine('prod-dal10-web-1')
+  const typed = 'smith-plan prod machines: prod-dal10-web-1 outage:0'
+  const ts = slack.say('U0ANA', 'D0ANA', typed)
+  await chat.message('D0ANA', /Digest:/)
+  const edit = (text: string, more: object = {}, before = typed) =>
+    slack.event({
+      ...{
+        type: 'message',
+        subtype: 'message_changed',
+        channel: 'D0ANA',
+        channel_type: 'im',
+        ts: '9.9',
+        event_ts: '9.9',
+      },
+      message: { type: 'message', user: 'U0ANA', text, ts, edited: { user: 'U0ANA', ts: '9.9' }, ...more },
+      previous_message: { type: 'message', user: 'U0ANA', text: before, ts },
+    })
+  edit(typed)
+  const bots = edit('smith-help', { user: 'U0SMITH', bot_id: 'B0SMITH', ts: '1.1' })
+  await chat.until('the acknowledgement', () => slack.acks.includes(bots))
+  await chat.quiet()
+  const said = slack.in('D0ANA').length
+  edit('smith-patch prod machines: prod-dal10-web-1 outage:0')
+  const answer = await chat.message('D0ANA', /^You edited a message/)
+  t.match(answer.text, `as it was first sent: \`${typed}\`, and an edit changes nothing`)
+  t.match(answer.text, 'send it as a new message')
+  const again = edit('smith-help')
+  await chat.until('the acknowledgement', () => slack.acks.includes(again))
+  await chat.quiet()
+  t.equal(slack.in('D0ANA').length, said + 1, 'once, and neither a link nor an edit of the bot is one')
+  t.equal((await world.call('projects', 'ana')).body.projects.length, 0)
+  edit('smith-help', { ts: '5.5', thread_ts: ts })
+  await chat.until('an answer', () => slack.in('D0ANA').length === said + 2)
+  t.match(slack.in('D0ANA').at(-1), { text: /as it was first sent, and/, thread: ts }, 'of a message never heard')
+})

@@ -1,5 +1,8 @@
-/** What Slack does to those who connect to it (the reference's sections 1.6 and 1.7), with Slack's own libraries. */
+/** What Slack does to those who connect to it (its rates, failures, refreshes, revocations), with its own libraries. */
 import t from 'tap'
+import { SlackError } from '../../coordinator/chat/ports.ts'
+import { createSlack } from '../../coordinator/chat/slack.ts'
+import { StandIn } from './standin.ts'
 import { createChatWorld, runOf } from './world.ts'
 
 const HELP = /^I'm igorina/
@@ -143,7 +146,7 @@ t.test('[BOT-23] a call that is never answered ends in time, and is not taken as
   t.equal(chat.slack.in('D0ANA').length, 1)
 })
 
-t.test('[BOT-24] rates: 429 is waited for as long as it says, with and without Retry-After', async (t) => {
+t.test('[BOT-24] rates: 429 is waited for as long as it says', async (t) => {
   const chat = await createChatWorld(t)
   const { slack } = chat
   slack.fault('chat.postMessage', { status: 429, headers: { 'retry-after': '1' } }, 2)
@@ -185,4 +188,109 @@ t.test('[BOT-25] what Slack refuses for good is given up with its reason, and th
   slack.say('U0ANA', 'D0ANA', 'smith-help')
   await chat.message('D0ANA', HELP)
   await chat.quiet()
+})
+
+t.test('[BOT-24] each way in which Slack says no is told apart', async (t) => {
+  const standIn = await StandIn.start()
+  t.teardown(() => standIn.close())
+  const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
+  const slack = createSlack({ apiUrl: standIn.apiUrl, timeoutMs: 300, log, token: () => 'xoxb-test' })
+  const problemOf = async () => {
+    const posting = slack.post({ channel: 'D0ANA', thread: null }, { text: 'x' }, 'key')
+    const error = await posting.then(
+      () => null,
+      (reason: unknown) => reason,
+    )
+    return error instanceof SlackError ? error.problem : error
+  }
+  const limited = { kind: 'later', afterMs: 30_000 }
+  for (const [fault, problem] of [
+    [{ status: 429 }, limited],
+    [
+      { status: 429, headers: { 'retry-after': '7' } },
+      { kind: 'later', afterMs: 7000 },
+    ],
+    [{ error: 'ratelimited' }, limited],
+    [{ error: 'not_in_channel' }, { kind: 'refused', code: 'not_in_channel' }],
+    [{ error: 'missing_scope' }, { kind: 'refused', code: 'missing_scope' }],
+    [{ error: 'account_inactive' }, { kind: 'revoked' }],
+    [{ error: 'internal_error' }, { kind: 'unsure' }],
+    [{ status: 404 }, { kind: 'refused', code: 'HTTP 404' }],
+    [{ status: 500 }, { kind: 'unsure' }],
+    [{ status: 302, headers: { location: '/elsewhere' } }, { kind: 'unsure' }],
+    ['hang', { kind: 'unsure' }],
+  ] as const) {
+    standIn.calls.length = 0
+    standIn.clearFaults()
+    standIn.fault('*', fault, 9)
+    t.same(await problemOf(), problem, JSON.stringify(fault))
+    t.equal(standIn.calls.length, 1, 'the client itself tries once')
+  }
+  await standIn.close()
+  t.same(await problemOf(), { kind: 'unsure' }, 'nobody listens')
+})
+
+t.test('[BOT-21] Slack is gone as a whole and comes back: what was due is said, once', async (t) => {
+  const chat = await createChatWorld(t)
+  const { slack, world } = chat
+  const { port } = slack
+  await slack.close()
+  await chat.until('a word about it', () => /Slack \(connection\)/.test(chat.life.chat.troubles().join()))
+  await world.machine('prod-dal10-web-1')
+  const change = await world.raise('prod machines: prod-dal10-web-1 outage:0')
+  const back = await StandIn.start(port)
+  t.teardown(() => back.close())
+  await chat.until('what was due', () => back.in('C0LOG').some((message) => message.text.includes(change)))
+  back.say('U0ANA', 'D0ANA', 'smith-help')
+  await chat.until('the answer', () => back.in('D0ANA').some((message) => HELP.test(message.text)))
+  await chat.quiet()
+  t.equal(back.in('C0LOG').filter((message) => message.text.startsWith(`Project: ${change}`)).length, 1)
+})
+
+t.test('[BOT-21] the connection breaks while something is on its way: it is heard, once', async (t) => {
+  const chat = await createChatWorld(t)
+  const { slack } = chat
+  for (let count = 0; count < 5; count += 1) {
+    slack.say('U0ANA', 'D0ANA', `smith-status ${count}`)
+    for (const socket of slack.sockets) socket.terminate()
+    await chat.until('another connection', () => slack.sockets.size > 0)
+  }
+  await chat.until('all answers', () => slack.in('D0ANA').length >= 5)
+  await chat.until('all acknowledgements', () => new Set(slack.acks).size === 5)
+  await chat.quiet()
+  t.equal(slack.in('D0ANA').length, 5)
+  const opens = slack.calls.filter((call) => call.method === 'apps.connections.open')
+  t.ok(
+    opens.length > 1 && opens.every((call) => call.token.startsWith('xapp-')),
+    'with the token of the app, not of the bot',
+  )
+})
+
+t.test('[BOT-21] an end in the middle of a connection leaves none open', async (t) => {
+  for (const greets of [false, true]) {
+    const chat = await createChatWorld(t, { times: { call: 200 }, startsLater: true })
+    const { slack } = chat
+    slack.greets = greets
+    chat.life = chat.live()
+    if (!greets) await chat.until('a connection', () => slack.opened > 0)
+    await chat.life.chat.stop()
+    await chat.until('the end of it', () => slack.sockets.size === 0)
+    const { opened } = slack
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    t.equal(slack.opened, opened, 'and no other is made')
+  }
+})
+
+t.test('[BOT-23] a file whose last answer was lost is not uploaded twice', async (t) => {
+  const chat = await createChatWorld(t)
+  const { slack, world } = chat
+  const machine = await world.machine('prod-dal10-web-1')
+  slack.say('U0ANA', 'D0ANA', 'smith-patch prod machines: prod-dal10-web-1 outage:0')
+  slack.click('U0BO', await chat.message('D0ANA', /Digest:/), 'smith_approve')
+  await chat.until('the grant', () => machine.grants.length > 0)
+  slack.fault('files.completeUploadExternal', 'lost')
+  await runOf(machine, 'succeeded')
+  await chat.message('D0ANA', /is `complete`/)
+  await chat.quiet()
+  t.equal(slack.in('C0LOG').filter((message) => message.file !== null).length, 1)
 })

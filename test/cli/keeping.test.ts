@@ -243,9 +243,18 @@ t.test('[CLI-14] the lists of tokens and people say what still holds', async (t)
 
 t.test('[CLI-19] backup takes its passphrase from stdin; restore says what to type and does nothing', async (t) => {
   const { home, fake } = await setUp(t)
-  fake.on('backup', (call) => ({ path: call.body['path'], bytes: 34_500_000, sha256: s.hash('7'), rev: 12 }))
+  fake.on('backup', (call) => ({
+    path: call.body['path'],
+    bytes: 34_500_000,
+    sha256: s.hash('7'),
+    rev: 12,
+    head: s.hash('8'),
+  }))
   const ended = await home.run(['--socket', fake.socket, 'backup', 'here'], { input: 'correct horse\n' })
-  t.match(ended, { status: 0, out: /^Written: \/.*\/here, 35 MB, up to revision 12\nSHA-256: 7{64}\n$/ })
+  t.match(ended, {
+    status: 0,
+    out: /^Written: \/.*\/here, 35 MB, up to revision 12\nSHA-256: 7{64}\nHead of the journal: 8{64}\n$/,
+  })
   t.equal(fake.calls[0]?.body['passphrase'], 'correct horse')
   const args = ['--socket', fake.socket, 'backup', 'here']
   t.match(await home.terminal(args, { input: 'first one\rsecond one\r' }), { status: 1, out: /two passphrases differ/ })

@@ -142,7 +142,8 @@ t.test('[DRV-4] rows are numbered without a gap, and a turn that changed nothing
   await driver.submit(PEOPLE.cy, enrol('a'))
   const { rev } = await driver.submit({ kind: 'smith' }, { type: 'tick' })
   t.equal(rev, 2)
-  t.match(await driver.submit(PEOPLE.vi, enrol('b')), { rev: 2, reply: { ok: false } })
+  const revoke = { type: 'command', command: { type: 'enrolRevoke', name: 'b' } } as const
+  t.match(await driver.submit(PEOPLE.cy, revoke), { rev: 2, reply: { ok: false } })
   await driver.submit(PEOPLE.cy, freeze)
   t.strictSame(
     rows.map((row) => row.rev),

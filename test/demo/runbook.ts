@@ -1,7 +1,8 @@
 /**
  * `npm run demo:runbook`: the conversation of the runbook from the request to the status, as an engineer has it in
- * chat. A real coordinator with its bot, real agents with private package roots, and a stand-in for Slack that speaks
- * its protocol to Slack's own client libraries. On a terminal it stays and hears what is typed; elsewhere it ends.
+ * chat. A real coordinator with its bot, real agents with private package roots, a stand-in for Slack that speaks its
+ * protocol to Slack's own client libraries, and one for ServiceNow, where the change is raised, approved and closed. On
+ * a terminal it stays and hears what is typed; elsewhere it ends.
  */
 import { chmod, mkdtemp, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -10,25 +11,35 @@ import { createInterface } from 'node:readline'
 import { styleText } from 'node:util'
 import { plain } from '../../coordinator/chat/words.ts'
 import { type Posted, StandIn } from '../chat/standin.ts'
+import { GROUP } from '../servicenow/records.ts'
+import { SECRET, type Served, StandIn as ServiceNow, serveStandIn } from '../servicenow/stand-in.ts'
 import { BUILD, FLAKY_INSTALLED, FLAKY_MACHINE, INSTALLED, MACHINES, PUBLISHED, REQUEST } from './packages.ts'
-import { heading, say } from './screen.ts'
+import { heading as headingOnly, say } from './screen.ts'
 import { type Site, createSite } from './site.ts'
 
 const isInteractive = process.stdin.isTTY && process.stdout.isTTY
 const ANN = 'U0ANN'
-const BEN = 'U0BEN'
-const PEOPLE = { [ANN]: 'ann', [BEN]: 'ben' }
+const PEOPLE = { [ANN]: 'ann' }
 const DIRECT = 'D0ANN'
 const LOG = 'C0LOG'
 const WAIT_MS_MAX = 120_000
 
 const slack = await StandIn.start()
+const desk = new ServiceNow()
 let site: Site | null = null
+let serviceNow: Served | null = null
 let isEnding = false
+/** Shows what was said since; before anything else is shown, so that all stands in its order. */
+let showNews = () => {}
+
+function heading(text: string): void {
+  showNews()
+  headingOnly(text)
+}
 
 async function main(): Promise<void> {
   const dir = await mkdtemp(join(tmpdir(), 'smith-runbook-'))
-  heading('A signed repository, a coordinator with its bot, and four machines')
+  heading('A signed repository, ServiceNow, a coordinator with its bot, and four machines')
   say(`Everything lies in ${dir}; nothing else of this computer is touched.`)
   await prepare(dir)
   const told = tell()
@@ -37,8 +48,9 @@ async function main(): Promise<void> {
   await click(ANN, 'smith_confirm')
   const raised = await said(DIRECT, /^Change request raised/)
   const [change = ''] = /CHG\d{7}/.exec(raised.text) ?? []
-  heading('Ben, who may, approves the plan with the digest that is shown')
-  await click(BEN, 'smith_approve')
+  await said(DIRECT, /\|Approve CHG/)
+  heading('Grace, who may approve there, follows the link to ServiceNow')
+  approve(change)
   await said(DIRECT, /needs you/)
   heading('One machine failed; the line stopped before the next, and Ann was called')
   typed(ANN, `smith-retry ${change} ${FLAKY_MACHINE}`)
@@ -47,6 +59,9 @@ async function main(): Promise<void> {
   typed(ANN, `smith-status ${change}`)
   const status = await said(DIRECT, /^Project: CHG[^]*Unstarted NONE/, 1)
   await said(LOG, /succeeded/, MACHINES.length - 1)
+  await until('the close of the change', () => desk.records.byNumber(change)['state'] === '3')
+  heading('What ServiceNow has of it')
+  showChange(change)
   if (!/TOTALS: Pass: 4, Failed NONE/.test(status.text)) throw new Error('the project did not end as it should')
   await stay()
   told()
@@ -54,9 +69,13 @@ async function main(): Promise<void> {
 }
 
 async function prepare(dir: string): Promise<void> {
-  const secrets = { app: join(dir, 'slack-app'), bot: join(dir, 'slack-bot'), smith: join(dir, 'smith-bot') }
+  const fileOf = (name: string) => join(dir, name)
+  const secrets = { app: fileOf('slack-app'), bot: fileOf('slack-bot'), smith: fileOf('smith-bot') }
   let chat = ''
-  const made = await createSite({ dir, change: 'requester_may_approve = false', sections: () => chat })
+  serviceNow = await serveStandIn(desk)
+  await writeFile(fileOf('servicenow-secret'), SECRET, { mode: 0o600 })
+  const change = changeSection(serviceNow.url, fileOf('servicenow-secret'))
+  const made = await createSite({ dir, change, limits: QUICK, sections: () => chat })
   site = made
   const installed = await Promise.all(INSTALLED.map((spec) => made.build(spec)))
   const flaky = await made.build(FLAKY_INSTALLED)
@@ -64,11 +83,7 @@ async function prepare(dir: string): Promise<void> {
   for (const suite of ['prod', BUILD])
     await made.archive.publish({ suite, packages: published, build: BUILD, date: new Date() })
   await made.startCoordinator()
-  for (const [name, role] of [
-    ['ann', 'requester'],
-    ['ben', 'approver'],
-  ] as const)
-    await made.smith('user', 'add', name, '--role', role)
+  await made.smith('user', 'add', 'ann', '--role', 'requester')
   const bot = await made.smith('user', 'add', 'igorina', '--role', 'bot')
   for (const [path, text] of [
     [secrets.app, 'xapp-demo'],
@@ -108,6 +123,30 @@ token_file = "${secrets.smith}"
   await until('the bot', () => slack.sockets.size > 0)
 }
 
+/** Nobody at a demonstration waits as long as a site does before it looks again. */
+const QUICK = 'change_poll = 0.5\npermission_retry = 0.5'
+
+const changeSection = (url: string, secretFile: string) => `provider = "servicenow"
+[change.servicenow]
+url = "${url}"
+client_id = "smith"
+secret_file = "${secretFile}"
+assignment_group = "${GROUP}"
+poll = 0.5`
+
+function approve(change: string): void {
+  say(`${styleText('cyan', 'Grace Hopper')} approves ${change} in ServiceNow`)
+  desk.records.approve(change)
+}
+
+function showChange(number: string): void {
+  const { records } = desk
+  const change = records.byNumber(number)
+  say(`${number} state ${change['state']} (closed), ${change['close_code']}: ${change['short_description']}`)
+  for (const task of records.tasksOf(change))
+    say(`  ${task['number']} state ${task['state']} (closed), ${task['close_code']}: ${task['short_description']}`)
+}
+
 /** Everything that is said or edited, as it comes; the answer ends it. */
 function tell(): () => void {
   const seen = new Map<string, number>()
@@ -127,6 +166,7 @@ function tell(): () => void {
       seen.set(message.ts, now)
     }
   }
+  showNews = look
   const timer = setInterval(look, 50)
   return () => {
     clearInterval(timer)
@@ -137,12 +177,14 @@ function tell(): () => void {
 const plainLines = (text: string) =>
   text
     .replace(/<!date\^\d+\^[^|]*\|([^>]*)>/g, '$1')
+    .replace(/<(https?:[^|>]*)\|([^>]*)>/g, '$2: $1')
     .replace(/<@([A-Z0-9]+)>/g, (_, id: string) => `@${(PEOPLE as Record<string, string>)[id] ?? id}`)
     .split('\n')
     .map((line) => line.replace(/^ */, '') && line.match(/^ */)?.[0] + plain(line))
     .join('\n')
 
 function typed(user: string, text: string): void {
+  showNews()
   say(`${styleText('cyan', (PEOPLE as Record<string, string>)[user] ?? user)}\n  ${text}`)
   slack.say(user, DIRECT, text)
 }
@@ -152,6 +194,7 @@ async function click(user: string, action: string): Promise<void> {
   await until(`the button ${action}`, () => slack.posted.some(has))
   const message = slack.posted.find(has)
   if (message === undefined) return
+  showNews()
   say(`${styleText('cyan', (PEOPLE as Record<string, string>)[user] ?? user)} clicks ${action.replace('smith_', '')}`)
   slack.click(user, message, action)
 }
@@ -173,11 +216,17 @@ async function until(what: string, test: () => boolean | Promise<boolean>): Prom
 
 async function stay(): Promise<void> {
   if (!isInteractive) return
-  heading('It stays until Ctrl-C. What you type Ann says; `ben: ...` says Ben, `approve` clicks his button.')
+  heading('It stays until Ctrl-C. What you type Ann says; `confirm` clicks her button, `approve CHG` is done by Grace.')
   for await (const line of createInterface({ input: process.stdin })) {
-    const [, by, text = ''] = /^(?:(ann|ben):\s*)?(.*)$/.exec(line) ?? []
-    if (text === 'approve') await click(BEN, 'smith_approve')
-    else if (text !== '') slack.say(by === 'ben' ? BEN : ANN, DIRECT, text)
+    const text = line.trim()
+    const [, change] = /^approve\s+(CHG\d+)$/i.exec(text) ?? []
+    try {
+      if (change !== undefined) approve(change.toUpperCase())
+      else if (text === 'confirm') await click(ANN, 'smith_confirm')
+      else if (text !== '') slack.say(ANN, DIRECT, text)
+    } catch (error) {
+      say(String(error))
+    }
   }
 }
 
@@ -185,6 +234,7 @@ async function end(status: number): Promise<never> {
   isEnding = true
   await site?.stop()
   await slack.close()
+  await serviceNow?.close()
   if (site !== null) say(`\nAll stopped. What is left is ${site.dir}; remove it when you like.`)
   process.exit(status)
 }

@@ -225,12 +225,13 @@ export class Coordinator {
 
   snapshot(): MemoryDisk {
     this.#database?.keep()
-    const { epoch, tables, claims, journal, ledger, logs, last } = this.disk
+    const { epoch, tables, claims, journal, hashes, ledger, logs, last } = this.disk
     return {
       epoch,
       tables: new Map([...tables].map(([name, rows]) => [name, new Map(rows)])),
       claims: new Map(claims),
       journal: [...journal],
+      hashes: [...hashes],
       ledger: new Map(ledger),
       logs: new Map([...logs].map(([order, lines]) => [order, [...lines]])),
       last: { ...last },

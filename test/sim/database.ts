@@ -52,12 +52,16 @@ export class Database {
       commit: (turn) => {
         void real.commit(turn)
         void memory.commit(turn)
+        same('the head', real.head(), memory.head())
       },
       get: (table, key) => same(`${table} ${key}`, real.get(table, key), memory.get(table, key)),
       list: (table, prefix) => same(`${table} ${prefix}*`, real.list(table, prefix), memory.list(table, prefix)),
       projects: (query) => same('the projects', real.projects(query), memory.projects(query)),
       orders: (query) => same('the orders', real.orders(query), memory.orders(query)),
       journal: (query) => same('the journal', real.journal(query), memory.journal(query)),
+      acts: (query) => same('the acts', real.acts(query), memory.acts(query)),
+      chain: (query) => same('the chain', real.chain(query), memory.chain(query)),
+      head: () => same('the head', real.head(), memory.head()),
       records: (query) => same(`the log of ${query.order}`, real.records(query), memory.records(query)),
       // Only a bot keeps something there, and there is none here.
       ledger: memory.ledger,

@@ -17,13 +17,14 @@ t.test('[BOT-51] the conversation of the runbook goes from the request to the st
   const words = [
     /\n {2}Raising a new change request\.\n/,
     /\n {2}Change request raised: `CHG\d{7}` waiting for approval\n/,
-    /clicks approve\n/,
-    /Approved by @ben/,
+    /Approve CHG\d{7}: http:\/\/127\.0\.0\.1:\d+\/nav_to\.do\S+\n/,
+    /Grace Hopper approves CHG\d{7} in ServiceNow\n/,
     /\n {2}@ann `CHG\d{7}` needs you:\n {2}\S+ failed: .*example-cache/,
     /will be tried again/,
     /\n {2}@ann `CHG\d{7}` is `complete` after .*: pass 4\n/,
     /\n {2}Master, I'm trying to get patch status from smith instance in demo\n/,
     /\(direct\)\n {2}Project: CHG\d{7} Patch: us-south .*\n {2}TOTALS: Pass: 4, Failed NONE, Unstarted NONE\n/,
+    /\nCHG\d{7} state 3 \(closed\), successful\w*: /,
   ]
   for (const pattern of words) t.match(ran.all, pattern)
 })

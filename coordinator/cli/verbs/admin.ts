@@ -229,7 +229,7 @@ async function backupVerb(context: Context, file: string): Promise<number> {
   if (context.json) await context.outJson(answer)
   else {
     await context.out(
-      `Written: ${visible(answer.path)}, ${sizeText(answer.bytes)}, up to revision ${answer.rev}\nSHA-256: ${answer.sha256}`,
+      `Written: ${visible(answer.path)}, ${sizeText(answer.bytes)}, up to revision ${answer.rev}\nSHA-256: ${answer.sha256}\nHead of the journal: ${answer.head}`,
     )
   }
   return EXIT.done
