@@ -26,8 +26,10 @@ import type { Clock, Http, Log, Random, Store } from './ports.ts'
 import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
 import { readWhole } from './lookup/file.ts'
 import { type Lookup, createLookup } from './lookup/lookup.ts'
+import { type Reports, type ReportsPorts, createReports } from './reports/reports.ts'
+import { type Shelf, openShelf } from './reports/shelf.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
-import { createSessions } from './sessions/sessions.ts'
+import { type Sessions, createSessions } from './sessions/sessions.ts'
 import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
@@ -44,6 +46,8 @@ export type CoordinatorPorts = {
   readonly version: string
   /** What was logged, for those who ask for it. */
   readonly serviceLog?: ServiceLog['read']
+  /** Where health reports are kept; without it there are none. */
+  readonly shelf?: Shelf
   /** How other systems are reached; Node's own client without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
@@ -57,6 +61,8 @@ export type Coordinator = {
   /** Ends in order: no new connection, the turn in flight committed, the store closed. Runs on machines go on. */
   readonly stop: () => Promise<void>
 }
+
+const REPORTS_PER_MACHINE_MAX = 10
 
 /** With its keys and its database as they are in the state folder, made at the first start. */
 export async function openCoordinator(
@@ -73,7 +79,9 @@ export async function openCoordinator(
     random,
   })
   const store = openSqliteStore({ path: places.database, random, program: version })
-  return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin }
+  const limits = { ...config.reports, perMachineMax: REPORTS_PER_MACHINE_MAX }
+  const shelf = openShelf(places.reports, limits, () => clock.wallNow())
+  return { coordinator: createCoordinator({ ...ports, keys, store, shelf }), pin: keys.pin }
 }
 
 /** The newest of what is logged, kept in the state folder. */
@@ -103,8 +111,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   })
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
-  driver.onRow((row) => logRow(log, row))
-  const sessions = createSessions(sessionsPorts(ports, driver))
+  const { reports, sessions } = talkersOf(ports, driver)
   const api = createApi({
     driver: lookup === null ? driver : withLookup(driver, lookup),
     store,
@@ -118,8 +125,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     log,
     tools,
     readiness: () => notReady,
-    ...(ports.serviceLog === undefined ? {} : { serviceLog: ports.serviceLog }),
-    ...(['0.0.0.0', '::'].includes(config.listen.host) ? {} : { host: config.listen.host }),
+    ...optionalPorts(ports, reports),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
     ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
@@ -136,6 +142,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       await provider.before()
       await driver.start()
       provider.start()
+      reports?.start()
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
       notReady = null
@@ -145,6 +152,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     },
     stop: async () => {
       notReady = 'the coordinator is stopping'
+      reports?.stop()
       sessions.stop()
       await chat?.stop()
       await api.close()
@@ -153,6 +161,43 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       store.close()
     },
   }
+}
+
+/** What the interface has only where it is there. */
+function optionalPorts(
+  { serviceLog, config: { listen } }: CoordinatorPorts,
+  reports: Reports | null,
+): Pick<ApiPorts, 'serviceLog' | 'reports' | 'host'> {
+  return {
+    ...(serviceLog === undefined ? {} : { serviceLog }),
+    ...(reports === null ? {} : { reports }),
+    ...(['0.0.0.0', '::'].includes(listen.host) ? {} : { host: listen.host }),
+  }
+}
+
+/** Who talks to the agents, and what each turn is told to. Health reports only with a shelf to keep them on, which the simulator has not. */
+function talkersOf(
+  ports: CoordinatorPorts,
+  driver: Driver,
+): { readonly sessions: Sessions; readonly reports: Reports | null } {
+  const { shelf, clock, random, log } = ports
+  const send: ReportsPorts['send'] = (machine, frame) => sessions.sendFrame(machine, frame)
+  const onKept: ReportsPorts['onKept'] = () => {}
+  const { view } = driver
+  const reports =
+    shelf === undefined
+      ? null
+      : createReports({ view, clock, now: () => driver.now(), random, log, shelf, send, onKept })
+  const sessions = createSessions({
+    ...sessionsPorts(ports, driver),
+    onOpen: (machine) => reports?.onConnected(machine),
+    onReport: (machine, frame) => reports?.onFrame(machine, frame),
+  })
+  driver.onRow((row) => {
+    logRow(log, row)
+    reports?.onRow(row)
+  })
+  return { sessions, reports }
 }
 
 function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {

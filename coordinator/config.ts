@@ -55,6 +55,7 @@ export type CoordinatorConfig = {
     readonly unauthenticatedPerAddressMax: number
     readonly sendBytesMax: number
   }
+  readonly reports: { readonly keepMs: number; readonly bytesMax: number }
   readonly feed: { readonly clientsMax: number }
 }
 
@@ -222,6 +223,7 @@ function configOf(values: Values): CoordinatorConfig {
       unauthenticatedPerAddressMax: limits.unauthenticated_per_address,
       sendBytesMax: limits.send_bytes,
     },
+    reports: { keepMs: ms(limits.report_keep), bytesMax: limits.report_bytes },
     feed: { clientsMax: limits.feed_clients },
   }
 }

@@ -11,6 +11,7 @@ import {
   type ServiceRecord,
   serviceRecordSchema,
 } from '../protocol/service-log.ts'
+import { redact } from '../protocol/redact.ts'
 import type { FeedRow } from '../protocol/feed.ts'
 import * as v from 'valibot'
 import type { Log, ServiceLogQuery } from './ports.ts'
@@ -36,8 +37,6 @@ const TEXT_MAX = 2000
 const FIELDS_MAX = 30
 const OWN_KEYS = new Set(['level', 'time', 'msg', 'change', 'machine', 'fact'])
 
-/** Tokens of people and of enrolment, wherever they stand in a text; what is kept of one tells nothing. */
-const SECRETS = /smithp_[A-Za-z0-9_-]+|smith1\.[A-Za-z0-9_-]+/g
 const SECRET_KEY = /token|secret|password|passphrase|authorization|privatekey/i
 
 export function createServiceLog(options: ServiceLogOptions): ServiceLog {
@@ -137,7 +136,7 @@ function recordOf(line: string, n: number): ServiceRecord {
 function textOf(value: unknown): string {
   const inner = (key: string, given: unknown) => (SECRET_KEY.test(key) ? '***' : given)
   const text = typeof value === 'string' ? value : (JSON.stringify(value, inner) ?? '')
-  return text.replaceAll(SECRETS, '***').slice(0, TEXT_MAX)
+  return redact(text).text.slice(0, TEXT_MAX)
 }
 
 /** Log lines that runs print are in the logs of their orders; that some came is no deed of the coordinator. */

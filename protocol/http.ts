@@ -7,6 +7,7 @@ import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema }
 import { machineListSchema, missingViewSchema } from './machine-views.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
 import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
+import { reportFileSchema, reportViewSchema } from './report.ts'
 import { serviceLogSchema } from './service-log.ts'
 import { statusSchema } from './status.ts'
 
@@ -226,6 +227,9 @@ const serviceLogQuery = v.strictObject({
 const steering = ['requester', 'admin'] as const
 /** Stopping is cheap: who approves may do it too. */
 const stopping = ['requester', 'approver', 'admin'] as const
+/** A report quotes logs of the whole machine; a bot posts what concerns a project. */
+const reporting = [...stopping, 'bot'] as const
+const reportQuery = v.strictObject({ report: optionalText })
 const admin = ['admin'] as const
 /**
  * Every route, by the name that server and client share. `roles` are those of which one is enough ('none': no person
@@ -363,40 +367,40 @@ export const ROUTES = {
     answer: doneSchema,
   },
   machines: {
-    method: 'GET',
-    path: '/api/v1/machines',
-    roles: ROLES,
-    query: v.strictObject({ pattern: v.optional(v.string()) }),
-    body: null,
-    answer: machineListSchema,
+    ...{ method: 'GET', path: '/api/v1/machines', roles: ROLES },
+    ...{ query: v.strictObject({ pattern: v.optional(v.string()) }), body: null, answer: machineListSchema },
   },
   missing: {
-    method: 'GET',
-    path: '/api/v1/missing-machines',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: missingViewSchema,
+    ...{ method: 'GET', path: '/api/v1/missing-machines', roles: ROLES },
+    ...{ query: none, body: null, answer: missingViewSchema },
   },
   machineOrders: {
-    method: 'GET',
-    path: '/api/v1/machines/:machine/orders',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: orderListSchema,
+    ...{ method: 'GET', path: '/api/v1/machines/:machine/orders', roles: ROLES },
+    ...{ query: none, body: null, answer: orderListSchema },
   },
   log: {
-    method: 'GET',
-    path: '/api/v1/orders/:order/log',
-    roles: ROLES,
-    query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
-    body: null,
-    answer: logPageSchema,
+    ...{ method: 'GET', path: '/api/v1/orders/:order/log', roles: ROLES },
+    ...{
+      query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
+      body: null,
+      answer: logPageSchema,
+    },
   },
   serviceLog: {
     ...{ method: 'GET', path: '/api/v1/service-log', roles: stopping, query: serviceLogQuery },
     ...{ body: null, answer: serviceLogSchema },
+  },
+  reportAsk: {
+    ...{ method: 'POST', path: '/api/v1/machines/:machine/report', roles: stopping },
+    ...{ query: none, body: null, answer: reportViewSchema },
+  },
+  report: {
+    ...{ method: 'GET', path: '/api/v1/machines/:machine/report', roles: reporting },
+    ...{ query: reportQuery, body: null, answer: reportViewSchema },
+  },
+  reportFile: {
+    ...{ method: 'GET', path: '/api/v1/machines/:machine/report/:file', roles: reporting },
+    ...{ query: reportQuery, body: null, answer: reportFileSchema },
   },
   schedules: {
     ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },
@@ -431,12 +435,8 @@ export const ROUTES = {
     answer: enrolListSchema,
   },
   enrolRevoke: {
-    method: 'POST',
-    path: '/api/v1/enrolments/revoke',
-    roles: admin,
-    query: none,
-    body: enrolRevokeBodySchema,
-    answer: doneSchema,
+    ...{ method: 'POST', path: '/api/v1/enrolments/revoke', roles: admin },
+    ...{ query: none, body: enrolRevokeBodySchema, answer: doneSchema },
   },
   enrol: {
     method: 'POST',

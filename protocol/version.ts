@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '90b38f77d1f590a8ebbab82f1169f602ac9ef050a4fda8c117734a463bc4446d',
+    hash: 'c030ccb074e8c4ce10a0f8848b20dcb4d507466d5d3fd40e85939cfafce184d7',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

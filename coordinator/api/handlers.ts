@@ -9,6 +9,7 @@ import { numberOf, refuse } from './bodies.ts'
 import type { Call, Hand, Handlers } from './calls.ts'
 import { keeping } from './keeping.ts'
 import { recurring } from './recurring.ts'
+import { reports } from './reports.ts'
 import { serviceLog } from './service-log.ts'
 import type { Answer, ApiPorts } from './ports.ts'
 import {
@@ -40,6 +41,7 @@ export function createHandlers(ports: ApiPorts, hand: Hand, waiters: Waiters, po
     ...keeping(ports, hand),
     ...recurring(ports, hand),
     ...serviceLog(ports),
+    ...reports(ports),
   }
 }
 

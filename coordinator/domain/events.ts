@@ -13,7 +13,7 @@ import type { Actor, ChangeCall, Instant, RemoteChange, Span, Write } from './st
 export type { ChangeCall } from './state.ts'
 
 /** The frames of an agent that the core decides about; pings and proofs stay with the session. */
-export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' }>
+export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' | 'reportPart' | 'reportRefused' }>
 
 /** The commands of people. Each names its actor in the envelope; authority.ts says who may. */
 export type Command =
