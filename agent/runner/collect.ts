@@ -17,6 +17,7 @@ import { keepReport, sweepTemporary, takeAsks } from './report/spool.ts'
 
 /** So long after a report none is made, however often one is asked for. */
 const PAUSE_MS = 3000
+const FAILED_PAUSE_MS = 10_000
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { config: { type: 'string', default: AGENT_CONFIG_FILE } } })
@@ -43,6 +44,7 @@ main().then(
         ? error.refusals.map((refusal) => `${refusal.message}\n${refusal.remedy}`)
         : [error instanceof Error ? (error.stack ?? error.message) : String(error)]
     for (const text of texts) process.stderr.write(`smith: no health report: ${text}\n`)
-    process.exit(1)
+    // What asks for it may still lie there, and the path unit starts this again at once.
+    setTimeout(() => process.exit(1), FAILED_PAUSE_MS)
   },
 )
