@@ -68,6 +68,7 @@ export const FACTS = [
   'scheduleMissed',
   'instanceOpened',
   'evidenceRecorded',
+  'reportMade',
 ] as const
 export type FactName = (typeof FACTS)[number]
 

@@ -493,5 +493,7 @@ export const BOT_ROUTES: ReadonlySet<string> = new Set<RouteName>([
   'skip',
   'machines',
   'machineOrders',
+  'report',
+  'reportFile',
   'log',
 ])

@@ -26,11 +26,14 @@ export const findingSchema = v.strictObject({
 })
 export type Finding = v.InferOutput<typeof findingSchema>
 
-/** The newest run of the machine. `outcome` is null while it is at work. */
+/**
+ * The newest run of the machine. `outcome` is null while it is at work; `order` and `step` are null where the machine
+ * failed before it was granted one, which only the coordinator knows.
+ */
 export const reportedRunSchema = v.strictObject({
-  order: idSchema,
+  order: v.nullable(idSchema),
   change: v.nullable(changeNumberSchema),
-  step: v.picklist(STEPS),
+  step: v.nullable(v.picklist(STEPS)),
   outcome: v.nullable(v.picklist(['succeeded', 'failed', 'unknown', 'void'])),
   cause: v.nullable(v.picklist(CAUSES)),
   message: shortTextSchema,

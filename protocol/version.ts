@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'c030ccb074e8c4ce10a0f8848b20dcb4d507466d5d3fd40e85939cfafce184d7',
+    hash: 'ce4806ab4055b1e12296eecf91ebda69843b8e518e262d1cabe4944b8b5ab2d3',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

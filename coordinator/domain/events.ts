@@ -117,6 +117,8 @@ export type Event =
       readonly permission: Permission
     }
   | { readonly type: 'providerFailed'; readonly project: string; readonly ask: string | null; readonly reason: string }
+  /** A health report that was made for an order is kept; `summary` is its SUMMARY.md. */
+  | { readonly type: 'reportKept'; readonly order: string; readonly report: string; readonly summary: string }
   /** A call on the provider that lives in this process (change/local). */
   | { readonly type: 'localCall'; readonly call: ChangeCall }
   /** What became of a call of the outbox (change/outbox). */

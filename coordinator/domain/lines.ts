@@ -3,8 +3,8 @@
  * Called by rollout.ts, which takes lines, and by the edges of an order, which free them. Keeps SER-1.
  */
 import { assert } from './assert.ts'
-import type { Draft } from './draft.ts'
-import type { Order, Project, Target } from './state.ts'
+import type { Draft, View } from './draft.ts'
+import type { Bag, Order, Project, Target } from './state.ts'
 import { bagOf, changeProject, dropAsk, projectOf, sayOf, targetOf } from './targets.ts'
 
 export function takeLine(draft: Draft, key: string, order: Order): void {
@@ -65,9 +65,7 @@ export function releaseMachine(
 export function noteBag(draft: Draft, project: Project, target: Target, note: string): void {
   const bag = bagOf(draft, project.id, target.bag)
   if (project.change === null || bag.task === null) return
-  const { unstarted, running, unknown } = bag.counts
-  const isUndecided = project.undecided.some((index) => targetOf(draft, project.id, index).bag === bag.index)
-  const isOver = unstarted + running + unknown === 0 && !isUndecided
+  const isOver = isBagOver(draft, project, bag)
   draft.send({
     to: 'change',
     call: {
@@ -80,4 +78,11 @@ export function noteBag(draft: Draft, project: Project, target: Target, note: st
     },
   })
   sayOf(draft, project, { fact: 'taskMoved', line: bag.task, state: isOver ? 'closed' : 'working' })
+}
+
+/** True when nothing more is to come of its machines, and nobody has to decide about one. */
+export function isBagOver(view: View, project: Project, bag: Bag): boolean {
+  const { unstarted, running, unknown } = bag.counts
+  const isUndecided = project.undecided.some((index) => targetOf(view, project.id, index).bag === bag.index)
+  return unstarted + running + unknown === 0 && !isUndecided
 }

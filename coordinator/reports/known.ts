@@ -14,6 +14,8 @@ export type Known = {
   readonly change: string | null
   readonly order: string | null
   readonly run: ReportedRun | null
+  /** The machine has failed, or is unknown, as far as the coordinator knows. */
+  readonly isTrouble: boolean
   /** The command for the stop, where it is this machine's. */
   readonly lift: string | null
   readonly text: string
@@ -54,7 +56,8 @@ export function knownOf(view: View, machine: Machine, wanted: string | null): Kn
     isConnected: session !== undefined,
     change: project?.change ?? null,
     order: order?.id ?? null,
-    run: order === undefined || target === undefined ? null : runOf(order, target, project?.change ?? null),
+    run: target === undefined ? null : runOf(order, target, project?.change ?? null),
+    isTrouble: target?.state === 'failed' || target?.state === 'unknown',
     lift: isStop ? (stop?.lift ?? null) : null,
     text: lines.join('\n'),
   }
@@ -84,24 +87,23 @@ function timeOf(at: number | null): string {
   return at === null ? 'never' : new Date(at).toISOString()
 }
 
-function runOf(order: Order, target: Target, change: string | null): ReportedRun {
-  const outcome =
-    order.state === 'succeeded' || order.state === 'failed' || order.state === 'unknown'
-      ? order.state
-      : order.state === 'voided'
-        ? 'void'
-        : null
+function runOf(order: Order | undefined, target: Target, change: string | null): ReportedRun {
   return {
-    order: order.id,
+    order: order?.id ?? null,
     change,
-    step: order.step ?? 'claim',
-    outcome,
+    step: order?.step ?? target.step,
+    outcome: outcomeOf(order, target),
     cause: target.cause,
-    message: (target.message ?? order.unknownReason ?? target.state).slice(0, 2000),
+    message: (target.message ?? order?.unknownReason ?? target.state).slice(0, 2000),
     evidence: target.evidence.slice(0, 40).map((line) => line.slice(0, 2000)),
     advice: target.advice.slice(0, 40).map((line) => line.slice(0, 2000)),
-    at: order.endedAt ?? order.heardAt ?? order.grantedAt ?? 0,
+    at: target.endedAt ?? order?.heardAt ?? order?.grantedAt ?? 0,
   }
+}
+
+function outcomeOf(order: Order | undefined, { state }: Target): ReportedRun['outcome'] {
+  if (state === 'succeeded' || state === 'failed' || state === 'unknown') return state
+  return order?.state === 'voided' ? 'void' : null
 }
 
 const CONSOLE = [
@@ -142,12 +144,21 @@ export function withoutMachine(known: Known, problem: string, at: number): Machi
   }
 }
 
-/** The report with what the coordinator knows as one more of its files. */
+/**
+ * The report with what the coordinator knows as one more of its files. The cause is the one that the run found; where
+ * the trouble is not of the machine's newest run, as with a plan that drifted before the grant, it is the coordinator's.
+ */
 export function withKnown(report: MachineReport, known: Known): MachineReport {
+  const isElsewhere = known.isTrouble && known.run !== null && known.run.order !== report.run?.order
   const { text, hits } = redact(known.text)
   const redacted = { ...report.redacted }
   for (const [rule, n] of Object.entries(hits)) redacted[rule] = (redacted[rule] ?? 0) + n
   const file = { name: COORDINATOR_FILE, what: 'what the coordinator knows of the machine', text }
-  return { ...report, redacted, files: [file, ...report.files.filter((one) => one.name !== COORDINATOR_FILE)] }
+  return {
+    ...report,
+    run: isElsewhere ? known.run : report.run,
+    redacted,
+    files: [file, ...report.files.filter((one) => one.name !== COORDINATOR_FILE)],
+  }
 }
 const COORDINATOR_FILE = 'coordinator.txt'

@@ -32,8 +32,9 @@ export function summaryOf(report: MachineReport, { machine, lift, problem }: Sum
 
 function titleOf({ run, findings }: MachineReport, problem: string | null): string {
   if (run === null) return findings.length === 0 && problem === null ? 'nothing found' : (problem ?? 'no run here yet')
-  if (run.outcome === null) return `a run is at work, at ${run.step}`
-  if (run.outcome === 'failed') return `failed at ${run.step} (${run.cause ?? 'no cause'})`
+  const at = run.step === null ? 'before its run' : `at ${run.step}`
+  if (run.outcome === null) return run.step === null ? 'waits for its run' : `a run is at work, ${at}`
+  if (run.outcome === 'failed') return `failed ${at} (${run.cause ?? 'no cause'})`
   return run.outcome === 'succeeded' ? 'the last run succeeded' : `the last run is ${run.outcome}`
 }
 
@@ -44,9 +45,9 @@ function causeOf({ run }: MachineReport, lift: string | null): string[] {
   const next = [...run.advice.map((text) => `- ${text}`), ...(lift === null ? [] : [`- \`${lift}\``])]
   return [
     `**${isEnd && run.outcome !== 'succeeded' ? `Cause (${run.cause ?? 'none'})` : 'Run'}**: ${run.message}`,
-    ...(evidence.length === 0 ? [] : [`**Evidence** (run-output.log):\n\n${evidence.join('\n')}`]),
+    ...(evidence.length === 0 ? [] : [`**Evidence**:\n\n${evidence.join('\n')}`]),
     ...(next.length === 0 ? [] : [`**Next**:\n\n${next.join('\n')}`]),
-    `Order ${run.order}${run.change === null ? '' : ` of ${run.change}`}, ${isEnd ? 'ended' : 'last heard of'} ${new Date(run.at).toISOString()}.`,
+    `${run.order === null ? 'No order' : `Order ${run.order}`}${run.change === null ? '' : ` of ${run.change}`}, ${isEnd ? 'ended' : 'last heard of'} ${new Date(run.at).toISOString()}.`,
   ]
 }
 

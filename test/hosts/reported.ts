@@ -23,7 +23,8 @@ export async function checkReport(t: Test, site: HostSite, held: Status, name: s
   const read = (file: string) => readFileSync(join(folder, name, file), 'utf8')
   const summary = read('SUMMARY.md')
   const machine = machineIn(held, name)
-  t.match(summary.split('\n')[0], `# ${name}: failed at ${machine.step} (${machine.cause})`)
+  const where = machine.step === null ? 'before its run' : `at ${machine.step}`
+  t.match(summary.split('\n')[0], `# ${name}: failed ${where} (${machine.cause})`)
   t.match(summary, `**Cause (${machine.cause})**: ${(machine.message ?? '').slice(0, 100)}`)
   for (const line of machine.evidence.slice(0, 3)) t.match(summary, `    ${line.slice(0, 100)}`)
   for (const text of machine.advice) t.match(summary, `- ${text}`)

@@ -162,6 +162,25 @@ t.test(
   },
 )
 
+t.test('[RPT-8] trouble that is not of the newest run is named as the coordinator knows it', async (t) => {
+  const w = world(t)
+  const drifted = { state: 'failed', cause: 'plan-drift', message: 'the plan drifted', order: null, step: null }
+  const target = {
+    project: PROJECT,
+    machine: hex(1),
+    name: 'web-1',
+    evidence: ['lamp is held'],
+    advice: ['Plan again.'],
+  }
+  w.put('targets', `${PROJECT}/0`, { ...target, ...drifted })
+  w.reports.ask(machineOf(1), 'ann')
+  w.answer(hex(1), reportOf('of an older run'))
+  const summary = w.reports.find(hex(1), null)?.summary ?? ''
+  t.match(summary, '# web-1: failed before its run (plan-drift)\n\n**Cause (plan-drift)**: the plan drifted')
+  t.match(summary, '    lamp is held\n')
+  t.match(summary, '- Plan again.\n- `smith retry CHG0000001 web-1`\n')
+})
+
 t.test('[RPT-9] an order that failed or is unknown has one report by itself, also after a crash', async (t) => {
   const w = world(t, { failed: true })
   const row = (fact: 'orderFailed' | 'orderGranted') => ({
