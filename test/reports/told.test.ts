@@ -36,7 +36,7 @@ t.test('[RPT-14] the feed, the note of the task and the thread of the machine te
   const order = machine.grants.at(-1)?.order ?? ''
   for (const id of [order, 'cd'.repeat(16)])
     await world.driver.submit({ kind: 'smith' }, { type: 'reportKept', order: id, report: REPORT, summary: SUMMARY })
-  const isReport = (text: string) => /^Health report: /.test(text)
+  const isReport = (text: string) => text.startsWith('Health report: ')
   await chat.until('the file', () => slack.in('C0LOG').some((one) => one.file?.title === 'prod-dal10-web-1 report.txt'))
   await chat.quiet()
   const [head, ...replies] = slack.in('C0LOG')
