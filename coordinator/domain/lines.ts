@@ -62,7 +62,13 @@ export function releaseMachine(
 }
 
 /** Tells the change how a bag goes on: its task moves, with a note about the machine. */
-export function noteBag(draft: Draft, project: Project, target: Target, note: string): void {
+export function noteBag(
+  draft: Draft,
+  project: Project,
+  target: Target,
+  note: string,
+  attachment?: { readonly name: string; readonly text: string },
+): void {
   const bag = bagOf(draft, project.id, target.bag)
   if (project.change === null || bag.task === null) return
   const isOver = isBagOver(draft, project, bag)
@@ -75,6 +81,7 @@ export function noteBag(draft: Draft, project: Project, target: Target, note: st
       task: bag.task,
       state: isOver ? 'closed' : 'working',
       note,
+      ...(attachment === undefined ? {} : { attachment }),
     },
   })
   sayOf(draft, project, { fact: 'taskMoved', line: bag.task, state: isOver ? 'closed' : 'working' })

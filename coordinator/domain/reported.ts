@@ -8,6 +8,7 @@ import { isBagOver, noteBag } from './lines.ts'
 import { bagOf, sayOf, targetOf } from './targets.ts'
 
 const NOTE_CHARACTERS_MAX = 3000
+const ATTACHED_CHARACTERS_MAX = 200_000
 
 export function takeReport(
   draft: Draft,
@@ -28,6 +29,7 @@ export function takeReport(
       open,
       target,
       `Health report of ${order.name} (whole: smith report ${order.name})\n${summary.slice(0, NOTE_CHARACTERS_MAX)}`,
+      { name: `smith-report-${order.name}-${report.slice(0, 8)}.txt`, text: summary.slice(0, ATTACHED_CHARACTERS_MAX) },
     )
   return { ok: true }
 }
