@@ -6,7 +6,7 @@
 import { builtinModules } from 'node:module'
 
 const OURS = '^(agent|coordinator|protocol|test)/'
-const PARTS = '(store|sessions|api|change|chat|lookup)'
+const PARTS = '(store|sessions|api|change|chat|lookup|reports)'
 const RUNNER = '^agent/runner/'
 const SESSION_HALF = '^agent/(session/|(?!config\\.ts$)[^/]+\\.ts$)'
 const NODE = `^node:|^(${builtinModules.filter((name) => /^[a-z]/.test(name) && !name.includes(':')).join('|')})$`
@@ -50,7 +50,7 @@ export default {
     ),
     forbid(
       'parts-stand-alone',
-      'Store, sessions, api, change, chat and lookup meet only in app.ts, over ports: each can be replaced and tested alone.',
+      'Store, sessions, api, change, chat, lookup and reports meet only in app.ts, over ports: each can be replaced and tested alone.',
       { path: `^coordinator/${PARTS}/` },
       {
         path: OURS,

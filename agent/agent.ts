@@ -14,6 +14,7 @@ import { type Errands, createErrands } from './session/errands.ts'
 import { dropDownloads, forget, isForgotten, mostUrgent, ordersOnDisk, sweepForgotten } from './session/evidence.ts'
 import { guard } from './session/guard.ts'
 import { dropGrant, dropRevoke } from './session/inbox.ts'
+import { type Reports, createReports } from './session/reports.ts'
 import { type RunnerKeeper, createRunnerKeeper } from './session/runner-keeper.ts'
 import { type Shipping, createShipping } from './session/shipping.ts'
 
@@ -41,6 +42,7 @@ type State = {
   readonly connection: Connection
   readonly shipping: Shipping
   readonly errands: Errands
+  readonly reports: Reports
   readonly keeper: RunnerKeeper
   readonly onOutdated: () => void
   poll: Cancel | null
@@ -91,6 +93,10 @@ export function createAgent(
       },
       connection.clockAheadMs,
     ),
+    reports: createReports(ports, (frame) => {
+      postponeRest(s)
+      connection.send(frame)
+    }),
     keeper: createRunnerKeeper(
       ports,
       () => isRunnerNeeded(s),
@@ -124,6 +130,7 @@ function stop(s: State): void {
   for (const cancel of [s.poll, s.renewal, s.impedimentLook, s.rest, s.askAgain, ...s.stopWatches]) cancel?.()
   s.stopWatches = []
   s.keeper.stop()
+  s.reports.stop()
   s.connection.stop()
 }
 
@@ -281,6 +288,9 @@ function onFrame(s: State, frame: WorkFrame): void {
       return
     case 'ack':
       s.shipping.onAck(frame.order, frame.upTo)
+      return
+    case 'report':
+      s.reports.onAsk(frame)
       return
     case 'forget':
       keep(s, 'that an order is let go', frame.order, () => onForget(s, frame.order))

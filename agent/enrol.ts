@@ -73,7 +73,7 @@ function giveToAgent(config: AgentConfig, layout: Layout): void {
   if (uid === undefined || gid === undefined) return
   const written = [keyFile(layout), counterFile(layout), identityFile(layout)]
   // Never what a link in the agent's folder leads to: that folder is the agent's, and this is root.
-  for (const path of [layout.agent, layout.inbox, ...written]) lchownSync(path, uid, gid)
+  for (const path of [layout.agent, layout.inbox, layout.asks, ...written]) lchownSync(path, uid, gid)
 }
 
 /** passwd(5); the package's user is always a local one. */

@@ -90,6 +90,8 @@ export type AgentPorts = {
    * not be started). Null where something else starts it (systemd's path unit).
    */
   readonly startRunner: ((onExit: (status: number | null) => void) => void) | null
+  /** Starts the collector of health reports where nothing else does (systemd's path unit); absent where something does. */
+  readonly startCollector?: () => void
   /** Calls back when something in a folder may have changed; may do so never, or without a reason. */
   readonly watch: (folder: string, onChange: () => void) => Cancel
   /** Gives back the memory that the work took; absent where that can't be done. Called when nothing was done for a while. */

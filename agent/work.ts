@@ -13,7 +13,7 @@ import { type Processes, createRealProcesses, runProcess } from './apt/processes
 import type { AgentConfig } from './config.ts'
 import { type Disk, readIfExists } from './disk/disk.ts'
 import type { Layout } from './disk/layout.ts'
-import { runnerCommand } from './disk/runner-command.ts'
+import { collectorCommand, runnerCommand } from './disk/runner-command.ts'
 import type { AgentPorts, Cancel, Log, PlanAnswer } from './ports.ts'
 import { problemOf } from './session/guard.ts'
 
@@ -38,7 +38,7 @@ export function createWork({
   disk,
   layout,
   log,
-}: WorkPorts): Pick<AgentPorts, 'plan' | 'prefetch' | 'startRunner' | 'watch'> {
+}: WorkPorts): Pick<AgentPorts, 'plan' | 'prefetch' | 'startRunner' | 'startCollector' | 'watch'> {
   const processes = lazyProcesses()
   const machine = createRealMachine()
   return {
@@ -64,6 +64,9 @@ export function createWork({
       ),
     startRunner:
       config.runMode === 'detached' ? (onExit) => startRunner({ config, disk, layout, log }, processes, onExit) : null,
+    ...(config.runMode === 'detached'
+      ? { startCollector: () => startCollector({ config, disk, layout, log }, processes) }
+      : {}),
     watch: (folder, onChange) => watchQuietly(folder, onChange, log),
   }
 }
@@ -168,6 +171,26 @@ function startRunner(
     log.error({ problem: problemOf(error), output }, 'the runner could not be started')
     onExit(null)
   })
+}
+
+/** It ends by itself; what it can't do it says in the file that the runner's complaints go to. */
+function startCollector({ config, layout, log }: WorkPorts, processes: () => Promise<Processes>): void {
+  const spec = {
+    argv: collectorCommand(config.file),
+    environment: RUNNER_ENVIRONMENT,
+    folder: '/',
+    output: join(layout.agent, 'runner-output'),
+    timeLimitMs: null,
+    diesWithUs: false,
+  }
+  const onFailure = (problem: string | null) => {
+    if (problem !== null)
+      log.error({ argv: spec.argv, problem }, 'the collector of health reports could not be started')
+  }
+  void processes().then(
+    ({ start }) => start(spec, (ended) => onFailure(ended.problem)),
+    (error: unknown) => onFailure(problemOf(error)),
+  )
 }
 
 function watchQuietly(folder: string, onChange: () => void, log: Log): () => void {

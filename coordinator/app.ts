@@ -26,8 +26,10 @@ import type { Clock, DashboardFiles, Http, Log, Random, Store } from './ports.ts
 import { findingOf, missingOf, withLookup } from './lookup/edge.ts'
 import { readWhole } from './lookup/file.ts'
 import { type Lookup, createLookup } from './lookup/lookup.ts'
+import { type Reports, type ReportsPorts, createReports } from './reports/reports.ts'
+import { type Shelf, openShelf } from './reports/shelf.ts'
 import { createAgentUpgrade } from './sessions/websocket.ts'
-import { createSessions } from './sessions/sessions.ts'
+import { type Sessions, createSessions } from './sessions/sessions.ts'
 import { readSecret } from './secrets.ts'
 import { makeFolder, stateFolder } from './store/durable.ts'
 import { backupSealed, restore } from './store/sealed.ts'
@@ -47,6 +49,8 @@ export type CoordinatorPorts = {
   readonly serviceLog?: ServiceLog['read']
   /** Without it nobody is shown anything at `/`. */
   readonly dashboard?: DashboardFiles
+  /** Where health reports are kept; without it there are none. */
+  readonly shelf?: Shelf
   /** How other systems are reached; Node's own client without it. */
   readonly http?: Http
   /** Called once when it must end at once; what is on disk is good. */
@@ -60,6 +64,8 @@ export type Coordinator = {
   /** Ends in order: no new connection, the turn in flight committed, the store closed. Runs on machines go on. */
   readonly stop: () => Promise<void>
 }
+
+const REPORTS_PER_MACHINE_MAX = 10
 
 /** With its keys and its database as they are in the state folder, made at the first start. */
 export async function openCoordinator(
@@ -76,7 +82,9 @@ export async function openCoordinator(
     random,
   })
   const store = openSqliteStore({ path: places.database, random, program: version })
-  return { coordinator: createCoordinator({ ...ports, keys, store }), pin: keys.pin, head: store.head }
+  const limits = { ...config.reports, perMachineMax: REPORTS_PER_MACHINE_MAX }
+  const shelf = openShelf(places.reports, limits, () => clock.wallNow())
+  return { coordinator: createCoordinator({ ...ports, keys, store, shelf }), pin: keys.pin, head: store.head }
 }
 
 /** The newest of what is logged, kept in the state folder. */
@@ -114,15 +122,15 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
   const provider = providerOf(ports, driver)
   const lookup = lookupOf(ports, driver)
   const asking = lookup === null ? driver : withLookup(driver, lookup)
-  driver.onRow((row) => logRow(log, row))
   const metrics = metricsOf(ports, driver, () => api.feedClients())
-  const sessions = createSessions(sessionsPorts(ports, driver))
+  const { reports, sessions } = talkersOf(ports, driver)
   const api = createApi({
     ...apiGiven(ports),
     driver: asking,
     tools,
     readiness: () => notReady,
     metrics: metrics.text,
+    ...(reports === null ? {} : { reports }),
     onAgentUpgrade: createAgentUpgrade(sessions, log),
     views: viewsOf(driver, store, { instance: config.instance, tools, provider }),
     ...(lookup === null ? {} : { missing: () => missingOf(driver, lookup) }),
@@ -137,6 +145,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
       await provider.before()
       await driver.start()
       provider.start()
+      reports?.start()
       const { port } = await api.listen(config.listen)
       await api.listenSocket(config.adminSocket)
       notReady = null
@@ -146,6 +155,7 @@ export function createCoordinator(ports: CoordinatorPorts): Coordinator {
     },
     stop: async () => {
       notReady = 'the coordinator is stopping'
+      reports?.stop()
       sessions.stop()
       await chat?.stop()
       await api.close()
@@ -174,6 +184,35 @@ function withCommits(store: Store, clock: Clock, committed: (seconds: number) =>
       return undefined
     },
   }
+}
+
+/** Who talks to the agents, and what each turn is told to. Health reports only with a shelf to keep them on, which the simulator has not. */
+function talkersOf(
+  ports: CoordinatorPorts,
+  driver: Driver,
+): { readonly sessions: Sessions; readonly reports: Reports | null } {
+  const { shelf, clock, random, log } = ports
+  const send: ReportsPorts['send'] = (machine, frame) => sessions.sendFrame(machine, frame)
+  const onKept: ReportsPorts['onKept'] = ({ order, report, summary }) => {
+    if (order === null) return
+    const told = driver.submit({ kind: 'smith' }, { type: 'reportKept', order, report, summary })
+    told.catch((error: unknown) => log.debug({ err: error }, 'a health report was not told of: the coordinator ends'))
+  }
+  const { view } = driver
+  const reports =
+    shelf === undefined
+      ? null
+      : createReports({ view, clock, now: () => driver.now(), random, log, shelf, send, onKept })
+  const sessions = createSessions({
+    ...sessionsPorts(ports, driver),
+    onOpen: (machine) => reports?.onConnected(machine),
+    onReport: (machine, frame) => reports?.onFrame(machine, frame),
+  })
+  driver.onRow((row) => {
+    logRow(log, row)
+    reports?.onRow(row)
+  })
+  return { sessions, reports }
 }
 
 function lookupOf(ports: CoordinatorPorts, driver: Driver): Lookup | null {

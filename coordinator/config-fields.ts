@@ -198,6 +198,11 @@ export const LIMITS = {
     min: 1_048_576,
     max: 1_073_741_824,
   }),
+  report_keep: seconds('How long the health reports of machines are kept.', 2_592_000, { min: 60, max: 31_536_000 }),
+  report_bytes: whole('Bytes that they may take in all; the oldest go first.', 1_073_741_824, {
+    min: 16_777_216,
+    max: 999_999_999_999,
+  }),
   feed_clients: whole('Clients of the feed at once.', 256, { min: 1, max: 100_000 }),
   dashboard_session: seconds('How long a person stays logged in to the dashboard.', 43_200, { min: 1, max: 604_800 }),
 }

@@ -55,6 +55,7 @@ export type CoordinatorConfig = {
     readonly unauthenticatedPerAddressMax: number
     readonly sendBytesMax: number
   }
+  readonly reports: { readonly keepMs: number; readonly bytesMax: number }
   readonly feed: { readonly clientsMax: number }
   readonly dashboard: { readonly sessionMsMax: number }
 }
@@ -223,6 +224,7 @@ function configOf(values: Values): CoordinatorConfig {
       unauthenticatedPerAddressMax: limits.unauthenticated_per_address,
       sendBytesMax: limits.send_bytes,
     },
+    reports: { keepMs: ms(limits.report_keep), bytesMax: limits.report_bytes },
     feed: { clientsMax: limits.feed_clients },
     dashboard: { sessionMsMax: ms(limits.dashboard_session) },
   }

@@ -103,6 +103,15 @@ export const agentFrameSchema = v.variant('t', [
     order: idSchema,
     records: v.pipe(v.array(recordSchema), v.minLength(1), v.maxLength(RECORDS_FRAME_MAX)),
   }),
+  /** A part of the health report that was asked for, counted from 0, of `of`; or why there is none. */
+  v.strictObject({
+    t: v.literal('reportPart'),
+    report: idSchema,
+    part: countSchema,
+    of: v.pipe(countSchema, v.minValue(1)),
+    base64: base64Schema,
+  }),
+  v.strictObject({ t: v.literal('reportRefused'), report: idSchema, problem: shortTextSchema }),
   v.strictObject({ t: v.literal('ping'), n: countSchema }),
   v.strictObject({ t: v.literal('pong'), n: countSchema }),
 ])
@@ -125,6 +134,11 @@ export const coordinatorFrameSchema = v.variant('t', [
   v.strictObject({ t: v.literal('ack'), order: idSchema, upTo: countSchema }),
   /** The result is committed; the machine may delete its copy when its own time for that has come. */
   v.strictObject({ t: v.literal('forget'), order: idSchema }),
+  /**
+   * A part of a health report. The first question has it made by the root half, from a list that is fixed there; each
+   * may be asked again, on another connection too.
+   */
+  v.strictObject({ t: v.literal('report'), report: idSchema, part: countSchema }),
   v.strictObject({ t: v.literal('ping'), n: countSchema }),
   v.strictObject({ t: v.literal('pong'), n: countSchema }),
 ])

@@ -9,6 +9,7 @@ import { countSchema, idSchema, instantSchema, machineNameSchema, sha256Schema }
 import { machineListSchema, missingViewSchema } from './machine-views.ts'
 import { planEvidenceSchema, planSchema } from './plan.ts'
 import { scheduleAddBodySchema, scheduleListSchema, scheduleNameBodySchema, scheduleViewSchema } from './recurring.ts'
+import { reportFileSchema, reportViewSchema } from './report.ts'
 import { serviceLogSchema } from './service-log.ts'
 import { statusSchema } from './status.ts'
 
@@ -231,6 +232,9 @@ const searchQuery = v.strictObject({ text: v.pipe(v.string(), v.minLength(1), v.
 const steering = ['requester', 'admin'] as const
 /** Stopping is cheap: who approves may do it too. */
 const stopping = ['requester', 'approver', 'admin'] as const
+/** A report quotes logs of the whole machine; a bot posts what concerns a project. */
+const reporting = [...stopping, 'bot'] as const
+const reportQuery = v.strictObject({ report: optionalText })
 const admin = ['admin'] as const
 const open = { roles: ROLES, query: none, body: null } as const
 /** To read the whole journal takes the coordinator seconds. */
@@ -360,36 +364,24 @@ export const ROUTES = {
     answer: doneSchema,
   },
   machines: {
-    method: 'GET',
-    path: '/api/v1/machines',
-    roles: ROLES,
-    query: v.strictObject({ pattern: v.optional(v.string()) }),
-    body: null,
-    answer: machineListSchema,
+    ...{ method: 'GET', path: '/api/v1/machines', roles: ROLES },
+    ...{ query: v.strictObject({ pattern: v.optional(v.string()) }), body: null, answer: machineListSchema },
   },
   missing: {
-    method: 'GET',
-    path: '/api/v1/missing-machines',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: missingViewSchema,
+    ...{ method: 'GET', path: '/api/v1/missing-machines', roles: ROLES },
+    ...{ query: none, body: null, answer: missingViewSchema },
   },
   machineOrders: {
-    method: 'GET',
-    path: '/api/v1/machines/:machine/orders',
-    roles: ROLES,
-    query: none,
-    body: null,
-    answer: orderListSchema,
+    ...{ method: 'GET', path: '/api/v1/machines/:machine/orders', roles: ROLES },
+    ...{ query: none, body: null, answer: orderListSchema },
   },
   log: {
-    method: 'GET',
-    path: '/api/v1/orders/:order/log',
-    roles: ROLES,
-    query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
-    body: null,
-    answer: logPageSchema,
+    ...{ method: 'GET', path: '/api/v1/orders/:order/log', roles: ROLES },
+    ...{
+      query: v.strictObject({ after: v.optional(v.string()), limit: v.optional(v.string()) }),
+      body: null,
+      answer: logPageSchema,
+    },
   },
   logSearch: {
     ...{ method: 'GET', path: '/api/v1/orders/:order/search', roles: ROLES, query: searchQuery },
@@ -406,6 +398,18 @@ export const ROUTES = {
   auditVerify: {
     ...{ method: 'GET', path: '/api/v1/audit/verify', roles: checking },
     ...{ query: auditVerifyQuerySchema, body: null, answer: auditVerdictSchema },
+  },
+  reportAsk: {
+    ...{ method: 'POST', path: '/api/v1/machines/:machine/report', roles: stopping },
+    ...{ query: none, body: null, answer: reportViewSchema },
+  },
+  report: {
+    ...{ method: 'GET', path: '/api/v1/machines/:machine/report', roles: reporting },
+    ...{ query: reportQuery, body: null, answer: reportViewSchema },
+  },
+  reportFile: {
+    ...{ method: 'GET', path: '/api/v1/machines/:machine/report/:file', roles: reporting },
+    ...{ query: reportQuery, body: null, answer: reportFileSchema },
   },
   schedules: {
     ...{ method: 'GET', path: '/api/v1/schedules', roles: ROLES },
@@ -490,5 +494,7 @@ export const BOT_ROUTES: ReadonlySet<string> = new Set<RouteName>([
   'skip',
   'machines',
   'machineOrders',
+  'report',
+  'reportFile',
   'log',
 ])

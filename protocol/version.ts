@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '49e9bb142c7d2eab7d8578ac400dcda53b932f007eb81a4dac21cf2c883a3302',
+    hash: '5531c0483aca36f5658baf1d07494feb5d713a4e12565bbae451a75c2d00f7e8',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -17,7 +17,7 @@ type Bundle = { readonly folder: string; readonly entries: readonly string[] }
 /** `agent/` and `agent/runner/` mirror the checkout, since the programs find each other and package.json by place. */
 export const AGENT_BUNDLES: readonly Bundle[] = [
   { folder: 'agent', entries: ['agent/main.ts'] },
-  { folder: 'agent/runner', entries: ['agent/runner/main.ts', 'agent/runner/wrapper.ts', 'agent/runner/hook.ts'] },
+  { folder: 'agent/runner', entries: ['main', 'collect', 'wrapper', 'hook'].map((name) => `agent/runner/${name}.ts`) },
 ]
 export const COORDINATOR_BUNDLES: readonly Bundle[] = [
   { folder: 'coordinator', entries: ['coordinator/main.ts'] },

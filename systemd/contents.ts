@@ -40,6 +40,8 @@ export const CONTENTS: Readonly<Record<PackageName, Contents>> = {
       file('/usr/lib/systemd/system/smith-agent.service', 'smith-agent.service'),
       file('/usr/lib/systemd/system/smith-run.path', 'smith-run.path'),
       file('/usr/lib/systemd/system/smith-run.service', 'smith-run.service'),
+      file('/usr/lib/systemd/system/smith-report.path', 'smith-report.path'),
+      file('/usr/lib/systemd/system/smith-report.service', 'smith-report.service'),
       file('/usr/lib/sysusers.d/smith-agent.conf', 'agent/sysusers.conf'),
       file('/usr/lib/tmpfiles.d/smith-agent.conf', 'agent/tmpfiles.conf'),
       file('/etc/needrestart/conf.d/smith.conf', 'agent/needrestart.conf'),

@@ -28,10 +28,11 @@ export function readGrantKeys(disk: Disk, layout: Layout): GrantKeys | null {
   return bytes === null ? null : v.parse(grantKeySchema, JSON.parse(bytes.toString('utf8')))
 }
 
-/** The folders of a machine's state; `smith-agent enrol` makes them as root and gives `agent/` and `inbox/` away. */
+/** The folders of a machine's state; `smith-agent enrol` makes them as root and gives `agent/`, `inbox/` and `asks/` away. */
 export function makeStateFolders(disk: Disk, layout: Layout): void {
   disk.makeFolder(layout.state, 0o755)
   disk.makeFolder(layout.agent, 0o700)
-  disk.makeFolder(layout.inbox, 0o750)
-  for (const folder of [layout.run, layout.taken, layout.refused, layout.orders]) disk.makeFolder(folder, 0o751)
+  for (const folder of [layout.inbox, layout.asks]) disk.makeFolder(folder, 0o750)
+  for (const folder of [layout.run, layout.taken, layout.refused, layout.orders, layout.reports])
+    disk.makeFolder(folder, 0o751)
 }

@@ -26,6 +26,10 @@ export type Layout = {
   readonly runnerLock: string
   /** Written by the agent: up to which record the coordinator has an order that is about to reboot, one file an order. */
   readonly acked: string
+  /** Written by the agent, emptied by the collector: each name is the id of a health report that is wanted. */
+  readonly asks: string
+  /** The health reports, by id, for the agent to carry away. The collector's, and so root's. */
+  readonly reports: string
   /** When this machine was last changed by a run, and for which change. */
   readonly lastRun: string
 }
@@ -47,6 +51,8 @@ export function layoutOf(stateDir: string): Layout {
     orders: join(run, 'orders'),
     runnerLock: join(run, 'runner.lock'),
     acked: join(agent, 'acked'),
+    asks: join(stateDir, 'asks'),
+    reports: join(run, 'reports'),
     lastRun: join(run, 'last-run.json'),
   }
 }

@@ -37,6 +37,12 @@ export function fenceHighWater(disk: Disk, layout: Layout): number {
 
 /** The last complete record of an order, as it stands in the file; null when there is none. */
 export function lastRecord(disk: Disk, order: OrderLayout): { readonly n: number; readonly type: string } | null {
+  const last = lastRecordAsWritten(disk, order)
+  return last === null ? null : v.parse(v.object({ n: countSchema, type: v.string() }), last)
+}
+
+/** The same with all its fields, not checked. */
+export function lastRecordAsWritten(disk: Disk, order: OrderLayout): unknown {
   const facts = disk.factsOf(order.records)
   if (facts === null || facts.size === 0) return null
   // A record with a plan's whole `installed` list can be large; most are not.
@@ -48,7 +54,7 @@ export function lastRecord(disk: Disk, order: OrderLayout): { readonly n: number
     const last = lines.at(-1)
     const isWhole = from === 0 || lines.length > 1
     if (last !== undefined && isWhole) {
-      return v.parse(v.object({ n: countSchema, type: v.string() }), JSON.parse(last))
+      return JSON.parse(last)
     }
     if (from === 0) return null
   }

@@ -29,9 +29,9 @@ export type RunnerPorts = {
   readonly lockHolder: (path: string) => LockHolder | null
   /** The processes that belong to an order, for a person who wonders what hangs. */
   readonly processesOf: (order: string) => ProcessFacts[]
-  /** Tries a new TLS connection and closes it at once; always calls back, at the latest after the time given. */
+  /** Tries a new connection, of TLS unless `isPlain`, and closes it at once; always calls back, at the latest after the time given. */
   readonly connect: (
-    to: { readonly host: string; readonly port: number },
+    to: { readonly host: string; readonly port: number; readonly isPlain?: boolean },
     timeoutMs: number,
     then: (connected: Connected) => void,
   ) => void

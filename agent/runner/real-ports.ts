@@ -30,14 +30,14 @@ export async function createRealPorts(): Promise<RunnerPorts> {
  * part of this one, because a run may replace or remove the files of smith's own package.
  */
 const REACH = `
-const [host, port, ms] = process.argv.slice(1)
-const { connect } = require('node:tls')
+const [host, port, ms, plain] = process.argv.slice(1)
+const { connect } = require(plain === 'plain' ? 'node:net' : 'node:tls')
 if (process.getuid() === 0) { process.setgroups([]); process.setgid(65534); process.setuid(65534) }
 const over = (how, problem) => { console.log(JSON.stringify({ how, problem })); process.exit(0) }
 const name = require('node:net').isIP(host) === 0 ? { servername: host } : {}
 setTimeout(() => over('unreachable', 'no answer in ' + Number(ms) / 1000 + ' s'), Number(ms))
 connect({ host, port: Number(port), rejectUnauthorized: false, ...name })
-  .once('secureConnect', () => over('connected', null))
+  .once(plain === 'plain' ? 'connect' : 'secureConnect', () => over('connected', null))
   .once('error', (error) => over(error.code === 'ECONNREFUSED' ? 'refused' : 'unreachable', error.code ?? error.message))
 `
 const START_MS_MAX = 20_000
@@ -47,13 +47,13 @@ const connectedSchema = v.strictObject({
 })
 
 export function connect(
-  to: { readonly host: string; readonly port: number },
+  to: { readonly host: string; readonly port: number; readonly isPlain?: boolean },
   timeoutMs: number,
   then: (connected: Connected) => void,
 ): void {
   execFile(
     process.execPath,
-    ['-e', REACH, to.host, String(to.port), String(timeoutMs)],
+    ['-e', REACH, to.host, String(to.port), String(timeoutMs), to.isPlain === true ? 'plain' : 'tls'],
     {
       cwd: '/',
       env: { PATH: '/usr/bin:/bin' },

@@ -12,6 +12,7 @@ import type { Call, Hand, Handlers } from './calls.ts'
 import { dashboard, whoIs } from './dashboard.ts'
 import { keeping } from './keeping.ts'
 import { recurring } from './recurring.ts'
+import { reports } from './reports.ts'
 import { serviceLog } from './service-log.ts'
 import type { Answer, ApiPorts } from './ports.ts'
 import {
@@ -52,6 +53,7 @@ export function createHandlers(ports: ApiPorts, { hand, waiters, authenticator, 
     ...recurring(ports, hand),
     ...serviceLog(ports),
     ...audit(ports),
+    ...reports(ports),
   }
 }
 

@@ -8,9 +8,10 @@ import type { Duplex } from 'node:stream'
 import type { Refusal } from '../../protocol/errors.ts'
 import type { BackupAnswer, DoctorView, MissingView, PlanView } from '../../protocol/http.ts'
 import type { Elsewhere, Status } from '../../protocol/status.ts'
-import type { Request } from '../domain/state.ts'
+import type { Machine, Request } from '../domain/state.ts'
 import type { Tools } from '../domain/events.ts'
 import type { Driver } from '../driver.ts'
+import type { ReportView } from '../../protocol/report.ts'
 import type { ServiceLogPage } from '../../protocol/service-log.ts'
 import type { Clock, DashboardFiles, Log, Metrics, Random, ServiceLogQuery, Store } from '../ports.ts'
 
@@ -79,6 +80,12 @@ export type ApiPorts = {
   readonly troubles?: () => readonly string[]
   /** The newest of the coordinator's own log. */
   readonly serviceLog?: (query: ServiceLogQuery) => ServiceLogPage
+  /** Health reports; without it there are none. */
+  readonly reports?: {
+    readonly ask: (machine: Machine, by: string) => ReportView
+    readonly find: (machine: string, report: string | null) => ReportView | undefined
+    readonly file: (machine: string, report: string, name: string) => string | undefined
+  }
   /** Why the coordinator can't serve now, null when it can. */
   readonly readiness?: () => string | null
   readonly limits?: Partial<ApiLimits>

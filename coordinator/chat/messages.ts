@@ -9,9 +9,9 @@ import { type ChatTimes, type Content, type Place, type Slack, SlackError, type 
 
 /** Where a file's bytes come from when its turn has come. */
 export type FileSource = {
-  readonly kind: 'log' | 'plan'
+  readonly kind: 'log' | 'plan' | 'report'
   readonly instance: string
-  /** An order, or a change. */
+  /** An order, a change, or a machine and the id of its report with a space between. */
   readonly of: string
 }
 export type Message = {

@@ -171,6 +171,7 @@ class Teller {
       (fact) => fact.fact in ENDS || ['stopSet', 'projectClosed', 'changeApproved'].includes(fact.fact),
     )
     const status = matters ? await this.#statusOf(change) : null
+    for (const fact of facts) if (fact.fact === 'reportMade') entries.push(...this.#ofReport(change, fact))
     for (const [order, ofOrder] of Map.groupBy(facts, (fact) => fact.order ?? ''))
       if (order !== '') entries.push(...this.#ofOrder(change, order, ofOrder, row, status))
     if (told === undefined) return entries
@@ -245,6 +246,25 @@ class Teller {
       ...messages.made(`file/${this.name}/${order}/${row.rev}`, { ...place, parent: head, file }, { text: title }),
     )
     return entries
+  }
+
+  /** In the thread of the machine: what the health report found, and the whole of it as a file. */
+  #ofReport(change: string, { machine = '', order = '', reason: report = '', text = '' }: Fact): Entry[] {
+    const { config, ledger, messages } = this.#ports
+    // Without a run that was told of there is no thread.
+    if (config.logChannel === null || ledger.get(runKey(this.name, order)) === undefined) return []
+    const at = { channel: config.logChannel, thread: null, parent: `thread/${this.name}/${change}/${machine}` }
+    const file = {
+      kind: 'report' as const,
+      instance: this.name,
+      of: `${machine} ${report}`,
+      title: `${machine} report.txt`,
+    }
+    const key = `report/${this.name}/${report}`
+    return [
+      ...messages.made(key, at, { text: escaped(`Health report: ${text}`) }),
+      ...messages.made(`${key}/file`, { ...at, file }, { text: file.title }),
+    ]
   }
 
   /** What needs a person is a new post, since an edit notifies nobody: one for a row, however much stands in it. */

@@ -14,6 +14,7 @@ import { addDecide } from './verbs/decide.ts'
 import { addLogin } from './verbs/login.ts'
 import { addLogs } from './verbs/logs.ts'
 import { addPatch } from './verbs/patch.ts'
+import { addReport } from './verbs/report.ts'
 import { addSchedule } from './verbs/schedule.ts'
 import { addStatus } from './verbs/status.ts'
 import type { Run } from './verbs/verb.ts'
@@ -40,6 +41,7 @@ export function buildProgram(run: Run): Command {
   addStatus(program, run)
   addDecide(program, run)
   addLogs(program, run)
+  addReport(program, run)
   addSchedule(program, run)
   addAudit(program, run)
   addAdmin(program, run)

@@ -13,7 +13,7 @@ import type { Actor, ChangeCall, Instant, RemoteChange, Span, Write } from './st
 export type { ChangeCall } from './state.ts'
 
 /** The frames of an agent that the core decides about; pings and proofs stay with the session. */
-export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' }>
+export type AgentNews = Exclude<AgentFrame, { t: 'ping' | 'pong' | 'auth' | 'hello' | 'reportPart' | 'reportRefused' }>
 
 /** The commands of people. Each names its actor in the envelope; authority.ts says who may. */
 export type Command =
@@ -129,6 +129,8 @@ export type Event =
     }
   /** A schedule is due, and the source of machines was asked for it (LKP-20). */
   | { readonly type: 'scheduleDue'; readonly name: string; readonly ask: string; readonly known?: Known }
+  /** A health report that was made for an order is kept; `summary` is its SUMMARY.md. */
+  | { readonly type: 'reportKept'; readonly order: string; readonly report: string; readonly summary: string }
   /** A call on the provider that lives in this process (change/local). */
   | { readonly type: 'localCall'; readonly call: ChangeCall }
   /** What became of a call of the outbox (change/outbox). */

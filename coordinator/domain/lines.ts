@@ -3,8 +3,8 @@
  * Called by rollout.ts, which takes lines, and by the edges of an order, which free them. Keeps SER-1.
  */
 import { assert } from './assert.ts'
-import type { Draft } from './draft.ts'
-import type { Order, Project, Target } from './state.ts'
+import type { Draft, View } from './draft.ts'
+import type { Bag, Order, Project, Target } from './state.ts'
 import { bagOf, changeProject, dropAsk, projectOf, sayOf, targetOf } from './targets.ts'
 
 export function takeLine(draft: Draft, key: string, order: Order): void {
@@ -62,12 +62,16 @@ export function releaseMachine(
 }
 
 /** Tells the change how a bag goes on: its task moves, with a note about the machine. */
-export function noteBag(draft: Draft, project: Project, target: Target, note: string): void {
+export function noteBag(
+  draft: Draft,
+  project: Project,
+  target: Target,
+  note: string,
+  attachment?: { readonly name: string; readonly text: string },
+): void {
   const bag = bagOf(draft, project.id, target.bag)
   if (project.change === null || bag.task === null) return
-  const { unstarted, running, unknown } = bag.counts
-  const isUndecided = project.undecided.some((index) => targetOf(draft, project.id, index).bag === bag.index)
-  const isOver = unstarted + running + unknown === 0 && !isUndecided
+  const isOver = isBagOver(draft, project, bag)
   draft.send({
     to: 'change',
     call: {
@@ -77,7 +81,15 @@ export function noteBag(draft: Draft, project: Project, target: Target, note: st
       task: bag.task,
       state: isOver ? 'closed' : 'working',
       note,
+      ...(attachment === undefined ? {} : { attachment }),
     },
   })
   sayOf(draft, project, { fact: 'taskMoved', line: bag.task, state: isOver ? 'closed' : 'working' })
+}
+
+/** True when nothing more is to come of its machines, and nobody has to decide about one. */
+export function isBagOver(view: View, project: Project, bag: Bag): boolean {
+  const { unstarted, running, unknown } = bag.counts
+  const isUndecided = project.undecided.some((index) => targetOf(view, project.id, index).bag === bag.index)
+  return unstarted + running + unknown === 0 && !isUndecided
 }

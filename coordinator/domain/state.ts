@@ -385,6 +385,8 @@ export type ChangeCall =
       readonly task: string
       readonly state: 'open' | 'working' | 'closed'
       readonly note: string
+      /** A file to go with the note, where the provider takes files. */
+      readonly attachment?: { readonly name: string; readonly text: string }
     }
   | {
       readonly call: 'close'

@@ -3,6 +3,7 @@
  * out. Pure and synchronous: the driver commits before it sends. Every event ends with a look at the projects that
  * it touched, so that nothing that could go on is left standing.
  */
+import { takeReport } from './reported.ts'
 import { unreachable } from '../../protocol/errors.ts'
 import { mayCommand } from './authority.ts'
 import { refuseChange, takeChange, takeFailure, takePermission } from './changes.ts'
@@ -65,6 +66,8 @@ function handle(draft: Draft, event: Event): Reply {
       return takeFailure(draft, event)
     case 'scheduleDue':
       return takeDue(draft, event)
+    case 'reportKept':
+      return takeReport(draft, event)
     case 'localCall':
     case 'callDelivered':
       throw new Error(`${event.type} belongs to the change provider, not to the core`)

@@ -45,7 +45,12 @@ export type SessionContext = {
   /** It said hello, so the machine's frames go to it from now on; answers the session that they went to before. */
   readonly onHello: (session: Session, machine: string) => Session | undefined
   readonly onEnd: (session: Session, end: SessionEnd) => void
+  /** The core has taken the machine's hello. */
+  readonly onOpen: (machine: string) => void
+  /** A part of a health report: no news for the core. */
+  readonly onReport: (machine: string, frame: ReportFrame) => void
 }
+export type ReportFrame = Extract<AgentFrame, { t: 'reportPart' | 'reportRefused' }>
 
 export type Session = {
   readonly id: string
@@ -323,6 +328,10 @@ function onOpenFrame(s: State, frame: AgentFrame): void {
     case 'pong':
       answerProbe(s, frame.n, true)
       return
+    case 'reportPart':
+    case 'reportRefused':
+      if (s.phase === 'open' && s.machine !== null) s.context.onReport(s.machine.id, frame)
+      return
     case 'planned':
     case 'planRefused':
     case 'prefetched':
@@ -428,6 +437,7 @@ function take(s: State, event: Event, what: AgentFrame['t']): void {
       else if (what === 'hello' && s.phase === 'opening') {
         s.phase = 'open'
         s.context.log.info(fieldsOf(s), 'agent session open')
+        if (s.machine !== null) s.context.onOpen(s.machine.id)
       }
       regulate(s)
       pump(s)

@@ -5,13 +5,14 @@
  * the core go to that one or nowhere, since each of them is derived again from the state at the next hello.
  */
 import { Buffer } from 'node:buffer'
+import type { CoordinatorFrame } from '../../protocol/agent.ts'
 import { CLOSE_CODES, unreachable } from '../../protocol/errors.ts'
 import { GRANT_SIGNATURE_PREFIX, type GrantPayload } from '../../protocol/files.ts'
 import type { StoredPlan } from '../domain/state.ts'
 import type { Driver } from '../driver.ts'
 import type { AgentSend, Clock, Log, Random, Store } from '../ports.ts'
 import { type Link, type LinkEvents, closeReason } from './link.ts'
-import { type Session, type SessionEnd, createSession } from './session.ts'
+import { type ReportFrame, type Session, type SessionEnd, createSession } from './session.ts'
 import { SESSION_SETTINGS, type SessionSettings } from './settings.ts'
 
 /** Signs exact bytes with the order key: base64, and the SHA-256 of the verifying key (SPKI, DER) in hexadecimal. */
@@ -28,6 +29,8 @@ export type SessionsPorts = {
   readonly instance: string
   /** Random at each start of the coordinator. */
   readonly incarnation: string
+  readonly onOpen?: (machine: string) => void
+  readonly onReport?: (machine: string, frame: ReportFrame) => void
 }
 
 export type Sessions = {
@@ -38,6 +41,8 @@ export type Sessions = {
   readonly accept: (link: Link) => LinkEvents
   /** Passes what the core sends; never throws, and drops what is for a machine that is not connected. */
   readonly send: (send: AgentSend) => void
+  /** The same for a frame that no turn of the core made. */
+  readonly sendFrame: (machine: string, frame: CoordinatorFrame) => void
   readonly stats: () => SessionsStats
   /** Closes every connection and takes no more. */
   readonly stop: () => void
@@ -89,6 +94,7 @@ export function createSessions(ports: SessionsPorts): Sessions {
         ports.log.error({ machine: message.machine, error: String(error) }, 'a frame could not be sent')
       }
     },
+    sendFrame: (machine, frame) => r.current.get(machine)?.send(frame),
     stats: () => ({ connected: r.current.size, unauthenticated: r.unproved.size, ended: { ...r.ended } }),
     stop: () => {
       r.stopped = true
@@ -137,6 +143,8 @@ function accept(r: Registry, link: Link): LinkEvents {
         return before
       },
       onEnd: (gone, how) => onEnd(r, gone, how),
+      onOpen: (machine) => r.ports.onOpen?.(machine),
+      onReport: (machine, frame) => r.ports.onReport?.(machine, frame),
     },
     link,
   )

@@ -63,11 +63,13 @@ export function stateFolder(stateDir: string): {
   readonly keys: string
   readonly restoring: string
   readonly logs: string
+  readonly reports: string
 } {
   return {
     database: join(stateDir, 'smith.db'),
     keys: join(stateDir, 'keys'),
     restoring: join(stateDir, 'restoring'),
     logs: join(stateDir, 'logs'),
+    reports: join(stateDir, 'reports'),
   }
 }

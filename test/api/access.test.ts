@@ -136,7 +136,7 @@ const COMMANDS: { readonly [Name in RouteName]?: Command } = {
 }
 
 /** They change something and are not for the core to decide. */
-const NO_COMMANDS: readonly RouteName[] = ['enrol', 'backup', 'sessionOpen', 'sessionEnd']
+const NO_COMMANDS: readonly RouteName[] = ['enrol', 'backup', 'reportAsk', 'sessionOpen', 'sessionEnd']
 
 t.test('[API-2] every command by every set of roles: the interface lets through just what the core allows', (t) => {
   const sets = Array.from({ length: 2 ** ROLES.length }, (_, bits) =>

@@ -112,7 +112,8 @@ export async function startFake(instance = 'prod'): Promise<FakeCoordinator> {
     if (handler === undefined) throw new Error(`no answer was set for ${name}`)
     const served = await handler(call)
     if (served === 'drop') return void request.socket.destroy()
-    if ('problem' in served || 'raw' in served) return send(response, served)
+    if (('problem' in served && typeof served.problem === 'object' && served.problem !== null) || 'raw' in served)
+      return send(response, served)
     return send(response, { raw: JSON.stringify(v.parse(route.answer, served)), status: 200 })
   }
   const listener =

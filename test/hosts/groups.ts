@@ -10,6 +10,7 @@ import type { BuiltPackage, PackageSpec } from '../archive/builder.ts'
 import { approve, call, isOver, online, ordersOf, raise, recordsOf, statusOf, untilStatus } from '../site/harness.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
+import { checkReport } from './reported.ts'
 import { checkLog, checkRun, describeStatus, machineIn, startHostSite, untilSettled, versionOn } from './scenario.ts'
 import { whyNoHosts } from './base.ts'
 import { type AddOptions, type HostSite } from './site.ts'
@@ -91,6 +92,7 @@ export async function failsFor(
   t.equal(machine.cause, cause, describeStatus(held))
   t.match([machine.message, ...machine.evidence].join('\n'), says)
   t.ok(machine.advice.length > 0, 'it says what to try')
+  await checkReport(t, given.site, held, given.host.name)
   return machine
 }
 

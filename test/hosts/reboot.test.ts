@@ -10,6 +10,7 @@ import type { MachineStatus, Status } from '../../protocol/status.ts'
 import { ask, call, feedRows, online, ordersOf, recordsOf, statusOf, until, untilStatus } from '../site/harness.ts'
 import { type Suite, whyNoHosts } from './base.ts'
 import type { Host } from './host.ts'
+import { checkReport } from './reported.ts'
 import {
   checkLog,
   checkRun,
@@ -269,6 +270,9 @@ async function failedUnit(t: Test, given: Given): Promise<void> {
   t.match(machine.evidence.join('\n'), /lamp\.service/)
   t.match(status.stop, { kind: 'hold', code: 'failed', machine: name })
   t.equal(host.boots() - given.boots, 1)
+  const report = await checkReport(t, site, status, name)
+  t.match(report.summary, /1 unit has failed\n {2}- seen: lamp\.service\n {2}- next: systemctl status lamp\.service/)
+  t.match(report.file('failed-units.txt'), /lamp\.service/)
   await host.must(['rm', '/etc/lamp-broken'])
   await host.must(['systemctl', 'restart', 'lamp'])
   await type(given, status.stop?.lift ?? '')
@@ -288,6 +292,7 @@ async function oldKernel(t: Test, given: Given): Promise<void> {
   t.match(machine, { state: 'failed', cause: 'reboot', step: 'verify', rebootPending: true }, describeStatus(status))
   t.match(machine.message, `the machine came back with kernel ${running} instead of ${newer}`)
   t.match(machine.advice.join('\n'), /boot loader/)
+  t.match((await checkReport(t, site, status, name)).summary, `running ${running}, newest in /boot ${newer}`)
   t.equal(host.boots() - given.boots, 1, 'and it is not rebooted again')
   t.match((await site.smith('machines', name)).stdout, /reboot pending/)
   await host.must(['rm', `/boot/vmlinuz-${newer}`])

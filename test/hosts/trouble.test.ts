@@ -10,6 +10,7 @@ import { approve, call, machinesOf, online, raise, untilStatus } from '../site/h
 import { whyNoHosts } from './base.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
+import { checkReport } from './reported.ts'
 import {
   checkRun,
   describeStatus,
@@ -60,6 +61,7 @@ async function failsWith(t: Test, given: Given, change: string, cause: string, s
   t.equal(machine.cause, cause, describeStatus(held))
   t.match([machine.message, ...machine.evidence].join('\n'), says)
   t.ok(machine.advice.length > 0, 'it says what to try')
+  await checkReport(t, site, held, NAME)
   t.not(await versionOn(host, 'hello'), `ii ${version}`, 'it is not installed')
   await release(t, given, change)
 }
@@ -166,6 +168,9 @@ async function lockTrouble(scenario: Scenario): Promise<void> {
         const held = await untilSettled(site, change)
         t.equal(machineIn(held, NAME).cause, 'lock', describeStatus(held))
         t.match(machineIn(held, NAME).message, /dpkg/, 'the holder is named')
+        const report = await checkReport(t, site, held, NAME)
+        t.match(report.summary, /lock-frontend is held\n {2}- seen: process \d+ .*nightly/, 'and is seen in the report')
+        t.match(report.file('locks.txt'), /lock-frontend: process \d+ \(\S*dpkg --install/)
         t.equal(
           (await host.must(['systemctl', 'is-active', `nightly-${build}`])).trim(),
           'active',
@@ -222,7 +227,10 @@ async function packageTrouble(scenario: Scenario): Promise<void> {
       const held = await untilSettled(site, change)
       t.equal(machineIn(held, NAME).cause, 'maintainer-script', describeStatus(held))
       t.match(JSON.stringify(machineIn(held, NAME)), says)
-      t.equal((await call(site, 'POST', `/projects/${change}/retry`, { machine: NAME })).status, 200)
+      const report = await checkReport(t, site, held, NAME)
+      t.match(report.file('dpkg-audit.txt'), /hello:all .* is half-configured\n[^]*Setting up hello/)
+      const typed = await site.smith(...report.next.split(' ').slice(1))
+      t.equal(typed.status, 0, `what the report says is to be typed: ${report.next}: ${typed.stderr}`)
       const done = await untilStatus(site, change, 'its end', (status) => status.state === 'complete')
       t.equal(machineIn(done, NAME).attempt, 2, describeStatus(done))
       t.equal(await versionOn(host, 'hello'), `ii ${version}`)

@@ -173,7 +173,10 @@ t.test('[PKG-6] the folders are those that the agent makes, and only its own are
   makeStateFolders(disk, layoutOf('/var/lib/smith'))
   t.strictSame([...made.keys()].toSorted(), folders.toSorted())
   const theirs = [...made].flatMap(([path, rights]) => (rights.endsWith(' smith') ? [path] : []))
-  t.strictSame(theirs, ['/var/lib/smith/agent', '/var/lib/smith/inbox'])
+  t.strictSame(
+    theirs,
+    ['agent', 'inbox', 'asks'].map((name) => `/var/lib/smith/${name}`),
+  )
   t.match(
     directives('smith-agent.service').find((line) => line.startsWith('ReadWritePaths=')),
     `ReadWritePaths=${theirs.join(' ')}`,
@@ -213,6 +216,16 @@ t.test('[PKG-7] the units say what was seen to keep a run alive, and nothing tha
     'a condition that fails makes the path unit start it for ever',
   )
   t.ok(directives('smith-run.path').includes('DirectoryNotEmpty=/var/lib/smith/inbox'))
+  t.ok(directives('smith-report.path').includes('DirectoryNotEmpty=/var/lib/smith/asks'))
+  const report = directives('smith-report.service')
+  for (const line of [
+    'ProtectSystem=strict',
+    'StartLimitIntervalSec=0',
+    'Nice=19',
+    'IOSchedulingClass=idle',
+    'CPUWeight=1',
+  ])
+    t.ok(report.includes(line), `smith-report.service: ${line}`)
   for (const name of ['smith-agent.service', 'smith-coordinator.service']) {
     const lines = directives(name)
     for (const line of [
@@ -287,16 +300,14 @@ function visibleVerbs(command: Command, path: readonly string[] = []): { path: s
 const analyze = await run0('sh', ['-c', 'command -v systemd-analyze'], { PATH: '/usr/bin:/bin' })
 const noAnalyze = analyze.status === 0 ? false : 'systemd-analyze (Debian package systemd) is not here'
 t.test('[PKG-8] systemd understands every line of the units', { skip: noAnalyze }, async (t) => {
+  const paths = ['smith-run.path', 'smith-report.path']
+  const files = [...paths, ...['agent', 'run', 'report', 'coordinator'].map((name) => `smith-${name}.service`)]
   const dir = t.testdir(
     Object.fromEntries(
-      ['smith-agent.service', 'smith-run.path', 'smith-run.service', 'smith-coordinator.service'].map((name) => [
-        name,
-        unit(name).replaceAll('/usr/lib/smith-', `${packages.tree}/usr/lib/smith-`),
-      ]),
+      files.map((name) => [name, unit(name).replaceAll('/usr/lib/smith-', `${packages.tree}/usr/lib/smith-`)]),
     ),
   )
   const env = { PATH: '/usr/bin:/bin', SYSTEMD_UNIT_PATH: `${dir}:` }
-  const files = ['smith-agent.service', 'smith-run.path', 'smith-run.service', 'smith-coordinator.service']
   const { stderr, status } = await run0('systemd-analyze', ['verify', ...files.map((name) => join(dir, name))], env)
   t.strictSame(
     stderr.split('\n').filter((line) => line.includes('smith')),
@@ -340,10 +351,15 @@ t.test('[PKG-10] the scripts are sound, and no upgrade stops or restarts what is
       calls.filter((call) => /stop|restart|kill|mask /.test(call) && !/unmask/.test(call)),
       [],
     )
-    t.ok(calls.includes('deb-systemd-invoke start smith-run.path smith-agent.service'), calls.join('\n'))
+    t.ok(
+      calls.includes('deb-systemd-invoke start smith-run.path smith-report.path smith-agent.service'),
+      calls.join('\n'),
+    )
     t.strictSame(
       calls.filter((call) => call.startsWith('deb-systemd-helper enable')),
-      ['smith-run.path', 'smith-run.service', 'smith-agent.service'].map((one) => `deb-systemd-helper enable ${one}`),
+      ['smith-run.path', 'smith-run.service', 'smith-report.path', 'smith-agent.service'].map(
+        (one) => `deb-systemd-helper enable ${one}`,
+      ),
     )
   }
 })
@@ -371,7 +387,7 @@ t.test('[PKG-12] a removal stops the agent, but in a run it leaves both and the 
   const idle = t.testdir()
   t.strictSame(dryRun(prerm, ['remove'], { dir: idle, tree: packages.tree, order: null }), {
     status: 0,
-    calls: ['systemctl stop smith-run.path', 'systemctl stop smith-agent.service'],
+    calls: ['systemctl stop smith-run.path smith-report.path', 'systemctl stop smith-agent.service'],
   })
   for (const how of ['its own run', 'the lock of a runner', 'the lock of an order whose runner was killed']) {
     const dir = mkdtempSync(join(tmpdir(), 'smith-remove-'))
@@ -381,7 +397,7 @@ t.test('[PKG-12] a removal stops the agent, but in a run it leaves both and the 
     const order = how === 'its own run' ? 'f'.repeat(32) : null
     t.strictSame(
       dryRun(prerm, ['remove'], { dir, tree: packages.tree, order }),
-      { status: 0, calls: ['systemctl stop smith-run.path'] },
+      { status: 0, calls: ['systemctl stop smith-run.path smith-report.path'] },
       how,
     )
     const kept = readFileSync(join(dir, 'run/systemd/system/smith-run.service'), 'utf8')

@@ -359,7 +359,7 @@ t.test('[PRO-10] a record is one of the known kinds, bounded, and numbered from 
 
 t.test('[PRO-11] no frame makes a machine run a command, fetch a file or change its configuration', async (t) => {
   const verbs = coordinatorFrameSchema.options.map((option) => option.entries.t.literal)
-  t.same(verbs, ['challenge', 'ready', 'plan', 'offer', 'grant', 'revoke', 'ack', 'forget', 'ping', 'pong'])
+  t.same(verbs, ['challenge', 'ready', 'plan', 'offer', 'grant', 'revoke', 'ack', 'forget', 'report', 'ping', 'pong'])
   const text = canonicalJson(describeSchema(coordinatorFrameSchema))
   for (const word of ['command', 'script', 'shell', 'argv', 'exec', 'path', 'url', 'config', 'environment']) {
     t.notOk(text.includes(`"${word}"`), `no field is called ${word}`)

@@ -11,25 +11,34 @@ import { QUERY_VALUE, type Row, askedRows, rowOf, textOf } from './records.ts'
 type Found = { readonly sysId: string; readonly number: string }
 
 /** The name tells the plan, so that it is attached once. */
-export async function attachPlan(
+export function attachPlan(
   desk: Desk,
   change: Found,
   { digest, text, tried }: { readonly digest: string; readonly text: string; readonly tried: Tried },
 ): Promise<void> {
-  const name = `smith-plan-${digest.slice(0, 16)}.txt`
-  const what = `attaching the plan to ${change.number}`
+  return attach(desk, { table: 'change_request', ...change }, `smith-plan-${digest.slice(0, 16)}.txt`, { text, tried })
+}
+
+/** Once by its name, whatever crashed before. */
+export async function attach(
+  desk: Desk,
+  to: Found & { readonly table: 'change_request' | 'change_task' },
+  name: string,
+  { text, tried }: { readonly text: string; readonly tried: Tried },
+): Promise<void> {
+  const what = `attaching ${name} to ${to.number}`
   const query = {
-    sysparm_query: `table_sys_id=${change.sysId}^file_name=${name}`,
+    sysparm_query: `table_sys_id=${to.sysId}^file_name=${name}`,
     sysparm_fields: 'sys_id,table_sys_id,file_name',
     sysparm_limit: '2',
   }
   const result = await desk.client.ask({ method: 'GET', path: '/api/now/attachment', query, what })
-  const isThis = (row: Row) => textOf(row, 'table_sys_id') === change.sysId && textOf(row, 'file_name') === name
+  const isThis = (row: Row) => textOf(row, 'table_sys_id') === to.sysId && textOf(row, 'file_name') === name
   if (askedRows(result, what, isThis).length > 0) return
-  const to = { table_name: 'change_request', table_sys_id: change.sysId, file_name: name }
+  const place = { table_name: to.table, table_sys_id: to.sysId, file_name: name }
   waitForLast(desk, tried)
   await making(desk, () =>
-    desk.client.ask({ method: 'POST', path: '/api/now/attachment/file', query: to, body: text, what }),
+    desk.client.ask({ method: 'POST', path: '/api/now/attachment/file', query: place, body: text, what }),
   )
 }
 

@@ -17,7 +17,8 @@ import {
   readRecord,
   waitForLast,
 } from './desk.ts'
-import { ServiceNowError } from './failures.ts'
+import { attach } from './affected.ts'
+import { ServiceNowError, isRefusal } from './failures.ts'
 import { type Row, askedRows, textOf } from './records.ts'
 import { type CloseCode, TASK_STATES, type TaskState } from './settings.ts'
 import { cut } from './texts.ts'
@@ -49,6 +50,7 @@ export async function tellTask(
     )
     return DONE
   }
+  await attachTo(desk, task, call, tried)
   // With its time: after a restored backup a place may be given to another call.
   const key = `[smith ${row.project.slice(0, 8)}/${row.place} ${row.at.toString(36)}]`
   const note = { work_notes: `${cut(call.note, NOTE_MAX, '... (more: smith logs)')}\n${key}` }
@@ -78,6 +80,18 @@ export async function tellTask(
   if (!isMoved && !isTold && !(await hasNote(desk, task, key)))
     await making(desk, () => patchRecord(desk, { ...to, fields: note }))
   return DONE
+}
+
+/** A file is an addition: a site that takes none has the note all the same. */
+async function attachTo(desk: Desk, task: Task, { attachment }: TaskCall, tried: Tried): Promise<void> {
+  if (attachment === undefined || !desk.settings.attachment) return
+  const { name, text } = attachment
+  try {
+    await attach(desk, { table: 'change_task', ...task }, name, { text, tried })
+  } catch (error) {
+    if (!isRefusal(error)) throw error
+    desk.log.warn({ task: task.number, problem: error.message }, 'a file was not attached')
+  }
 }
 
 /** Scheduled -> Implement, when the first machine is granted. Never while it is on hold. */
