@@ -1,7 +1,8 @@
 /**
- * What is a secret in a text, by rule, in one place: for the health report that root makes and its unprivileged half
- * carries away. (The coordinator's own log, whose words people read for causes, has narrower rules: secrets.ts.) A rule rather takes too much than too little; what it took is
- * counted, so that a reader knows that something stood there. Pure, and linear in the length of the text.
+ * What is a secret in a text, by rule, for the health report that root makes and its unprivileged half carries away.
+ * A rule rather takes too much than too little; what it took is counted, so that a reader knows that something stood
+ * there. (The coordinator's own log has narrower rules in coordinator/secrets.ts: its words are what people look for.)
+ * Pure, and linear in the length of the text.
  */
 
 export type Redacted = { readonly text: string; readonly hits: Readonly<Record<string, number>> }
