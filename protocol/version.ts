@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '4d90223fc748f0191acd3fb0be9cadb455e47e976eb87ae80bbc434bcfd218c4',
+    hash: '34cb784f7d9b201b1610ce343ae84a84014212e2215b8a3165f96ef9d2f4fb7d',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]
