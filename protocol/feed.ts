@@ -70,6 +70,7 @@ export const FACTS = [
   'instanceOpened',
   'evidenceRecorded',
   'rightRefused',
+  'backupMade',
   'reportMade',
 ] as const
 export type FactName = (typeof FACTS)[number]

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '5531c0483aca36f5658baf1d07494feb5d713a4e12565bbae451a75c2d00f7e8',
+    hash: 'ba64fd0ad22d6d386f4dddbfd2d22e6d88bb93ea67c6dc07b28e26c6e8812186',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -85,7 +85,7 @@ function enrolling(ports: ApiPorts, { submit, command }: Hand): Pick<Handlers, E
   }
 }
 
-function people(ports: ApiPorts, { command }: Hand): Pick<Handlers, People> {
+function people(ports: ApiPorts, { command, submit }: Hand): Pick<Handlers, People> {
   const { driver, tools } = ports
   return {
     userAdd: async (call) => {
@@ -107,7 +107,9 @@ function people(ports: ApiPorts, { command }: Hand): Pick<Handlers, People> {
     backup: async (call) => {
       if (ports.backup === undefined)
         return refuse('unavailable', 'this coordinator makes no backups', 'start it with a state folder')
-      return ports.backup(call.body.path, call.body.passphrase)
+      const made = await ports.backup(call.body.path, call.body.passphrase)
+      if (made.ok) await submit(call, { type: 'backupMade', path: call.body.path })
+      return made
     },
     doctor: async () => {
       const isLocal = ports.views.isRemote !== true

@@ -34,6 +34,7 @@ const ACTS: ReadonlySet<FactName> = new Set<FactName>([
   'scheduleRemoved',
   'scheduleFired',
   'rightRefused',
+  'backupMade',
 ])
 
 export function isAct(fact: Fact): boolean {

@@ -83,6 +83,8 @@ export type Event =
   | { readonly type: 'opened' }
   | { readonly type: 'tick' }
   | { readonly type: 'command'; readonly command: Command }
+  /** A backup was written: whoever has it and its passphrase has the keys. */
+  | { readonly type: 'backupMade'; readonly path: string }
   /** The interface let a person not through to what the call asks for. */
   | { readonly type: 'callRefused'; readonly call: string; readonly reason: string }
   | {

@@ -44,6 +44,9 @@ function handle(draft: Draft, event: Event): Reply {
       return { ok: true }
     case 'command':
       return command(draft, event.command)
+    case 'backupMade':
+      draft.say({ fact: 'backupMade', text: event.path.slice(0, 1000) })
+      return { ok: true }
     case 'callRefused':
       return refuseCall(draft, event)
     case 'enrol':

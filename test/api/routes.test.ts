@@ -368,18 +368,21 @@ t.test('[API-19] a backup is a new private file of the whole database, made on t
   const { token } = JSON.parse(added.text) as { token: string }
   const file = join(folder, 'copy.smith')
   const body = { path: file, passphrase: 'a passphrase' }
+  const checked = await exchange(true, { socketPath: `${folder}/admin.sock`, path: '/api/v1/audit/verify' })
+  const before = (JSON.parse(checked.text) as { head: { rev: number; hash: string } }).head
   const answered = await post('/api/v1/backup', body)
   t.equal(answered.status, 200)
   const bytes = readFileSync(file)
-  const checked = await exchange(true, { socketPath: `${folder}/admin.sock`, path: '/api/v1/audit/verify' })
-  const { hash: head } = (JSON.parse(checked.text) as { head: { hash: string } }).head
   t.same(JSON.parse(answered.text), {
     path: file,
     bytes: bytes.length,
     sha256: createHash('sha256').update(bytes).digest('hex'),
-    rev: coordinator.driver.rev(),
-    head,
+    rev: before.rev,
+    head: before.hash,
   })
+  const acts = await exchange(true, { socketPath: `${folder}/admin.sock`, path: '/api/v1/audit?limit=1' })
+  const [act] = (JSON.parse(acts.text) as { acts: object[] }).acts
+  t.match(act, { who: 'local-admin', what: 'backupMade', about: file }, 'and it stands in the audit')
   t.equal(statSync(file).mode & 0o777, 0o600)
   t.notOk(bytes.includes('SQLite format 3') || bytes.includes('PRIVATE KEY'), 'it is sealed')
   const again = await post('/api/v1/backup', body)

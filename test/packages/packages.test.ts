@@ -481,6 +481,7 @@ t.test(
   '[PKG-15] the packaged programs enrol a machine and patch it: agent, runner, wrapper, hook and coordinator',
   async (t) => {
     const done = await patchWithPackages(t, packages.tree)
+    t.match(done.verified, { status: 1, stderr: /smith\.db can't be read: database is locked\n +do: / })
     t.match(done.enrolled, { status: 0, stdout: /^Enrolled as prod-dal10-web-1 with instance / })
     t.match(done.patched, { status: 0 }, `${done.patched.stdout}${done.patched.stderr}`)
     t.match(done.patched.stdout, /TOTALS: Pass: 1, Failed NONE, Unstarted NONE/)

@@ -22,6 +22,8 @@ export type Patched = {
   readonly enrolled: Ran
   readonly patched: Ran
   readonly version: string | undefined
+  /** The CLI has the coordinator's program look into a database, which is in use. */
+  readonly verified: Ran
   readonly logFile: string
   /** What the runner wrote down that it would start. */
   readonly commands: string
@@ -59,7 +61,8 @@ export async function patchWithPackages(t: Test, tree: string): Promise<Patched>
   const orders = join(dir, 'state/run/orders')
   const commands = existsSync(orders) ? readdirSync(orders).map((order) => readAll(join(orders, order))) : []
   const version = (await machine.root.status('hello'))?.version
-  return { enrolled, patched, version, logFile: machine.logFile, commands: commands.join('\n') }
+  const verified = await smith('audit', 'verify', join(dir, 'coordinator/smith.db'))
+  return { enrolled, patched, verified, version, logFile: machine.logFile, commands: commands.join('\n') }
 }
 
 /** The command of the install and apt's configuration, which names the hook. */

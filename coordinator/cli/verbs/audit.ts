@@ -3,7 +3,7 @@
  * the journal is as it was written: asked of the coordinator, or in a file by the coordinator's own program.
  */
 import { spawnSync } from 'node:child_process'
-import { closeSync, openSync, readSync, realpathSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, realpathSync } from 'node:fs'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { type Act, verdictLines } from '../../../protocol/audit.ts'
@@ -109,8 +109,7 @@ async function verifyVerb(context: Context, file: string | undefined, options: {
 
 /** The coordinator's program lies beside the CLI, and knows its files; nothing of a running coordinator is needed. */
 async function verifyInFile(context: Context, file: string, head: string | undefined): Promise<number> {
-  const self = realpathSync(process.argv[1] ?? '')
-  const program = join(dirname(self), '..', `main${extname(self)}`)
+  const program = coordinatorProgram()
   const passphrase = isSealed(file) ? await readSecret(context.io, 'passphrase') : null
   const args = [
     ...[program, 'verify', file],
@@ -128,6 +127,14 @@ async function verifyInFile(context: Context, file: string, head: string | undef
   if (status !== null) return status
   const why = `${basename(program)} did not end in order${error === undefined ? '' : `: ${error.message}`}`
   throw new ClientError(EXIT.refused, why, `Type on the coordinator's machine: smith-coordinator verify ${file}`, error)
+}
+
+/** In the checkout it lies above the CLI, in the package beside it. */
+function coordinatorProgram(): string {
+  const self = realpathSync(process.argv[1] ?? '')
+  const name = `main${extname(self)}`
+  const beside = join(dirname(self), '..', 'coordinator', name)
+  return existsSync(beside) ? beside : join(dirname(self), '..', name)
 }
 
 function isSealed(file: string): boolean {
