@@ -335,7 +335,7 @@ group({
         )
         const folder = t.testdir()
         t.equal((await site.smith('report', host.name, '--output', folder)).status, 0)
-        const report = (file: string) => readFileSync(`${folder}/${host.name}/${file}`, 'utf8')
+        const report = (name: string) => readFileSync(`${folder}/${host.name}/${name}`, 'utf8')
         t.match(report('SUMMARY.md'), /: a run is at work, at install\n/)
         t.match(report('processes.txt'), /hello\.postinst/, 'a report in the middle of it shows what hangs')
         t.equal(await startedOn(host, script), started, 'nothing ends it')
