@@ -358,6 +358,22 @@ const BUSTLE = `cd ${INBOX}; while :; do
   n=grant-ffffffffffffffffffffffffffffffff.json; echo '{' > $n; rm -f $n; mkdir -p $n/x; rm -rf $n; ln -s /etc/shadow $n; rm -f $n; mkfifo $n; rm -f $n; echo x >> growing
 done`
 
+/** Ids that are links, folders, a pipe; names that are no id; and many that are. */
+const ASKS = `cd /var/lib/smith/asks
+# What was dropped first may be gone before the next is.
+set +e
+id() { printf "$1%.0s" $(seq 32); }
+ln -s /etc/shadow $(id a)
+ln -s / $(id b)
+mkdir -p $(id c)/deep/er
+ln -s /etc $(id c)/deep/link
+mkfifo $(id d)
+touch -- '--config=/tmp/x' 'new
+line' "$(printf '\\377A')"
+for n in $(seq 200); do touch $(printf '%032x' $n); done
+exit 0
+`
+
 const entries: readonly Scenario[] = [
   {
     what: '[HST-66] an inbox full of garbage is emptied without a fault, nothing of it is drawn or read, and the next good order starts',
@@ -389,6 +405,28 @@ const entries: readonly Scenario[] = [
       await worksWell(t, given)
       await host.must(['systemctl', 'stop', 'bustle'])
       await host.must(['sh', '-c', `rm -rf ${INBOX}/growing ${INBOX}/grant-f*`])
+    },
+  },
+  {
+    what: '[RPT-15] whatever the user smith puts into asks/, root reads none of it, writes nowhere else, and the next report comes',
+    body: async (t, { site, host, asSmith }) => {
+      const shadow = () => host.must(['sha256sum', '/etc/shadow'])
+      const before = await shadow()
+      await asSmith(ASKS)
+      await until(
+        'asks/ to be emptied',
+        async () => (await host.must(['find', '/var/lib/smith/asks', '-mindepth', '1'])) === '',
+        600_000,
+      )
+      t.equal(await shadow(), before)
+      const planted = await host.run([...AS_SMITH, 'touch', `${RUN}/reports/${'e'.repeat(32)}`])
+      t.not(planted.status, 0, 'what root says of the machine only root writes')
+      const folder = t.testdir()
+      const { status, stderr } = await site.smith('report', host.name, '--output', folder)
+      t.equal(status, 0, stderr)
+      const read = (file: string) => readFileSync(`${folder}/${host.name}/${file}`, 'utf8')
+      t.match(read('smith-units.txt'), /smith-report\.path/, 'it is the machine’s own')
+      t.notMatch(await host.journal('smith-report'), /no health report/, 'and the collector never failed')
     },
   },
   {

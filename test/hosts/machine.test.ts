@@ -3,6 +3,7 @@
  * disks that fill, packages that ask, scripts that hang, needrestart and logrotate. Each ends as the right cause with
  * the machine as healthy as before, and the next good order works. Skipped by name where no host can be booted.
  */
+import { readFileSync } from 'node:fs'
 import type { PackageSpec } from '../archive/builder.ts'
 import { ordersOf, untilStatus } from '../site/harness.ts'
 import { until } from './commands.ts'
@@ -332,6 +333,11 @@ group({
           (await site.smith('status', change)).stdout,
           new RegExp(`Now: ${host.name} install .* at work: .*\\b${script} `),
         )
+        const folder = t.testdir()
+        t.equal((await site.smith('report', host.name, '--output', folder)).status, 0)
+        const report = (name: string) => readFileSync(`${folder}/${host.name}/${name}`, 'utf8')
+        t.match(report('SUMMARY.md'), /: a run is at work, at install\n/)
+        t.match(report('processes.txt'), /hello\.postinst/, 'a report in the middle of it shows what hangs')
         t.equal(await startedOn(host, script), started, 'nothing ends it')
         // As docs/OPERATIONS.md says, once a person knows that it will not end by itself.
         await host.must(['kill', '-9', String(script)])

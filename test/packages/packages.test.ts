@@ -223,7 +223,7 @@ t.test('[PKG-7] the units say what was seen to keep a run alive, and nothing tha
     'StartLimitIntervalSec=0',
     'Nice=19',
     'IOSchedulingClass=idle',
-    'CPUWeight=1',
+    'CPUWeight=10',
   ])
     t.ok(report.includes(line), `smith-report.service: ${line}`)
   for (const name of ['smith-agent.service', 'smith-coordinator.service']) {

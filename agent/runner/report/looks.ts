@@ -89,7 +89,7 @@ export async function look(about: LookAbout): Promise<Looks> {
   const packages = quiet(() => [...parseDpkgStatus(dpkgStatusText(disk, target)).values()], [])
   const unfinished = packages.filter((one) => interruptedStateOf(one.state) !== null)
   const holders = locksOf(about).flatMap((path) => {
-    const holder = ports.lockHolder(path)
+    const holder = quiet(() => ports.lockHolder(path), null)
     return holder === null ? [] : [[path, holder] as const]
   })
   const releases = quiet(() => releaseFiles(about), [])

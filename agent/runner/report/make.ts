@@ -4,18 +4,18 @@
  */
 import { gzipSync } from 'node:zlib'
 import { visible } from '../../apt/diagnosis.ts'
-import { type MachineReport, REPORT_BYTES_MAX, REPORT_FILE_BYTES_MAX } from '../../../protocol/report.ts'
+import { type Finding, type MachineReport, REPORT_BYTES_MAX, REPORT_FILE_BYTES_MAX } from '../../../protocol/report.ts'
 import { redact } from '../../../protocol/redact.ts'
 import { aptEnvironment } from '../../apt/command.ts'
 import type { AgentConfig } from '../../config.ts'
 import { join } from 'node:path'
 import { type Layout, layoutOf } from '../../disk/layout.ts'
-import { type Disk, readIfExists } from '../../disk/disk.ts'
+import type { Disk } from '../../disk/disk.ts'
 import { type Collector, collectorsFor } from './collectors.ts'
 import { findingsOf } from './findings.ts'
 import { type LookPorts, look } from './looks.ts'
-import { newestRun } from './newest-run.ts'
-import { leftOut, readSource, type SourcePorts } from './sources.ts'
+import { type NewestRun, newestRun } from './newest-run.ts'
+import { endOf, leftOut, readSource, type SourcePorts } from './sources.ts'
 
 export const REPORT_MS_MAX = 90_000
 /** So many files are put together at a time. */
@@ -34,7 +34,7 @@ export async function makeReport(
   const environment = { ...aptEnvironment(target, null, null) }
   delete environment['NEEDRESTART_SUSPEND']
   const sources: SourcePorts = { disk: ports.disk, environment, leftMs: () => timeMs - (ports.now() - began) }
-  const newest = newestRun(ports.disk, layout)
+  const { newest, problem } = readNewest(ports.disk, layout)
   const looks = await look({ ports, sources, config, layout, target, newest })
   const collectors = collectorsFor({ config, layout, target, disk: ports.disk, newest, looks })
   const clean = createCleaner(ownKey(ports.disk, layout))
@@ -46,7 +46,8 @@ export async function makeReport(
     return { name, what, text }
   })
   const run = newest?.run ?? null
-  const findings = findingsOf({ looks, run, now: ports.now(), freeBytesMin: config.limits.freeBytesMin }).slice(0, 60)
+  const given = { looks, run, now: ports.now(), freeBytesMin: config.limits.freeBytesMin }
+  const findings = [...(problem === null ? [] : [damaged(problem)]), ...findingsOf(given)].slice(0, 60)
   return {
     at: ports.now(),
     tookMs: Math.max(0, ports.now() - began),
@@ -83,11 +84,32 @@ async function inPool<In, Out>(items: readonly In[], work: (item: In) => Promise
   return results
 }
 
+/** A report of a machine whose state is damaged is wanted more than any other. */
+function readNewest(
+  disk: Disk,
+  layout: Layout,
+): { readonly newest: NewestRun | null; readonly problem: string | null } {
+  try {
+    return { newest: newestRun(disk, layout), problem: null }
+  } catch (error) {
+    return { newest: null, problem: error instanceof Error ? error.message : String(error) }
+  }
+}
+
+function damaged(problem: string): Finding {
+  return {
+    text: 'what smith keeps of its runs can not be read',
+    evidence: visible(problem).slice(0, 2000),
+    next: 'smith-agent status; ls -la /var/lib/smith/run/orders',
+  }
+}
+
 /** The key by which this machine proves itself, line by line of its base64: it is in no file of the list, to be sure. */
 function ownKey(disk: Disk, layout: Layout): string[] {
-  const text = readIfExists(disk, join(layout.agent, 'key.pem'), 65_536)?.toString('utf8') ?? ''
-  // The file is the agent's, so what it says is only believed where it looks like a key.
-  return text
+  const path = join(layout.agent, 'key.pem')
+  // The file is the agent's: whatever else stands there is none, and what it says is only believed where it looks like a key.
+  if (disk.factsOf(path)?.kind !== 'file') return []
+  return endOf(disk, path, 65_536)
     .split('\n')
     .filter((line) => /^[A-Za-z0-9+/]{40,}={0,2}$/.test(line))
     .slice(0, 100)

@@ -207,7 +207,13 @@ t.test('[RPT-6] a report keeps its bounds, and says in each file what is missing
     mkdirSync(join(path, '..'), { recursive: true })
     writeFileSync(path, line.repeat(100))
   }
+  // What the agent's user can put in the place of its key, and what a crash can leave of an order.
+  spawnSync('mkfifo', [join(machine.layout.agent, 'key.pem')])
+  const broken = join(machine.layout.orders, 'ab'.repeat(16))
+  mkdirSync(broken)
+  writeFileSync(join(broken, 'fate'), '{"fate":')
   const report = await makeReport(await createRealPorts(), machine.config)
+  t.match(report.findings, [{ text: 'what smith keeps of its runs can not be read' }])
   v.parse(machineReportSchema, report)
   const sizes = report.files.map((file) => Buffer.byteLength(file.text))
   t.ok(
