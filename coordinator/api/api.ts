@@ -39,13 +39,14 @@ export function createApi(ports: ApiPorts): Api {
   const state = { failure: null as string | null, isClosing: false, port: null as number | null }
   const authenticator = authenticatorOf(ports, limits)
   const waiters = createWaiters(ports, limits.waitersMax)
+  const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const handlers = createHandlers(ports, {
     hand: createHand(ports, state),
     waiters,
     authenticator,
+    feed,
     port: () => state.port,
   })
-  const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const notReady = () =>
     state.isClosing ? 'the coordinator is stopping' : (state.failure ?? ports.readiness?.() ?? null)
   const onUpgrade = createUpgrade(ports, feed, authenticator)

@@ -29,6 +29,9 @@ heading('A coordinator and three machines; they restart when a source file chang
 say(`  alias smith='npm run -s smith -- --socket ${site.socket}'`)
 say('  smith machines')
 say('  smith patch --yes prod machines: prod-dal10-dev*-worker-* outage:0')
+say(
+  `The dashboard: https://127.0.0.1:${site.port()}/ with the token of: smith user add me --role admin approver requester`,
+)
 say(`Everything lies in ${dir}`)
 
 let timer: NodeJS.Timeout | null = null

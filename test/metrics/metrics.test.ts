@@ -109,6 +109,13 @@ t.test('[MET-2] the figures are those of what happened: runs, steps, records, st
   t.equal(valueOf(text, 'smith_agents_connected'), 3)
   t.equal(valueOf(text, 'smith_frozen'), 0)
   t.equal(valueOf(text, 'smith_journal_rev'), world.driver.rev())
+  await world.call('retry', 'ana', { params: { change }, body: { machine: names[1] } })
+  await settle(() => two.grants.length > 1)
+  t.equal(
+    valueOf(await read(), 'smith_grant_latency_seconds_count'),
+    1,
+    'a hold says nothing about how quick a grant is',
+  )
   await world.call('freeze', 'cy', { body: { reason: 'x' } })
   t.equal(valueOf(await read(), 'smith_frozen'), 1)
 })
