@@ -50,7 +50,7 @@ async function restart(file: string): Promise<void> {
 
 for (const folder of SOURCES) {
   watch(join(CHECKOUT, folder), { recursive: true }, (_event, file) => {
-    if (file === null || !file.endsWith('.ts')) return
+    if (file === null || !/\.(tsx?|css)$/.test(file)) return
     if (timer !== null) clearTimeout(timer)
     timer = setTimeout(() => {
       restarting = restarting
