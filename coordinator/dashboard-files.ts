@@ -18,7 +18,16 @@ const TYPES: Readonly<Record<string, string>> = {
 
 export function openDashboardFiles(): DashboardFiles {
   let files: ReturnType<DashboardFiles> | null = null
-  return () => (files ??= readFiles())
+  return async () => {
+    try {
+      files ??= readFiles()
+      return await files
+    } catch (error) {
+      // Whoever asks next may find what was missing.
+      files = null
+      throw error
+    }
+  }
 }
 
 async function readFiles(): ReturnType<DashboardFiles> {

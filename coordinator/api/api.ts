@@ -41,14 +41,15 @@ export function createApi(ports: ApiPorts): Api {
   const authenticator = authenticatorOf(ports, limits)
   const waiters = createWaiters(ports, limits.waitersMax)
   const hand = createHand(ports, state)
+  const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const handlers = createHandlers(ports, {
     hand,
     waiters,
     authenticator,
+    feed,
     port: () => state.port,
   })
   const onRefused = createRefusalNotes(ports, hand)
-  const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
   const notReady = () =>
     state.isClosing ? 'the coordinator is stopping' : (state.failure ?? ports.readiness?.() ?? null)
   const onUpgrade = createUpgrade(ports, feed, authenticator)

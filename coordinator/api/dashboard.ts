@@ -38,10 +38,16 @@ export function whoIs(ports: ApiPorts, actor: Actor, port: number | null): v.Inf
   }
 }
 
+/** What the session and who it belongs to need of the rest of the interface. */
+type Needs = {
+  readonly authenticator: Pick<Authenticator, 'openSession' | 'endSession'>
+  readonly feed: { readonly recheck: () => void }
+  readonly port: () => number | null
+}
+
 export function dashboard(
   ports: ApiPorts,
-  authenticator: Authenticator,
-  port: () => number | null,
+  { authenticator, feed, port }: Needs,
 ): Pick<Handlers, 'overview' | 'sessionOpen' | 'sessionEnd' | 'logSearch'> {
   return {
     overview: () => ({ ok: true, value: overviewOf(ports) }),
@@ -52,6 +58,7 @@ export function dashboard(
     },
     sessionEnd: ({ session }) => {
       if (session !== null) authenticator.endSession(session)
+      feed.recheck()
       return { ok: true, value: { ended: true }, headers: { 'set-cookie': EXPIRED_COOKIE } }
     },
     logSearch: async ({ params, query }) => {

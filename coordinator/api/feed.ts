@@ -20,6 +20,8 @@ import { refuseCall, unauthenticated } from './roles.ts'
 export type FeedDoor = {
   readonly upgrade: (request: IncomingMessage, socket: Duplex, head: Buffer, authenticate: () => Authentication) => void
   readonly clients: () => number
+  /** Ends at once what a session opened that has ended. */
+  readonly recheck: () => void
   readonly close: () => void
 }
 
@@ -79,6 +81,7 @@ export function createFeed(ports: FeedPorts): FeedDoor {
 
   return {
     clients: () => clients.size,
+    recheck: checkTokens,
     upgrade: (request, socket, head, authenticate) => {
       const full = clients.size >= ports.clientsMax ? tooMany(ports.clientsMax) : null
       const admitted = isClosed ? closing() : (full ?? admit(ports, request, authenticate))

@@ -14,6 +14,7 @@ import { keeping } from './keeping.ts'
 import { recurring } from './recurring.ts'
 import { reports } from './reports.ts'
 import { serviceLog } from './service-log.ts'
+import type { FeedDoor } from './feed.ts'
 import type { Answer, ApiPorts } from './ports.ts'
 import {
   findMachine,
@@ -35,20 +36,23 @@ const PROJECTS_PAGE = 50
 const PROJECTS_PAGE_MAX = 1000
 const NUMBER_MAX = 999_999_999_999_999
 
+/** What the parts of the interface give each other. */
 export type Given = {
   readonly hand: Hand
   readonly waiters: Waiters
   readonly authenticator: Authenticator
+  readonly feed: Pick<FeedDoor, 'recheck'>
   /** The one that is listened on, null before. */
   readonly port: () => number | null
 }
 
-export function createHandlers(ports: ApiPorts, { hand, waiters, authenticator, port }: Given): Handlers {
+export function createHandlers(ports: ApiPorts, given: Given): Handlers {
+  const { hand, waiters, port } = given
   return {
     ...asking(ports, hand, waiters),
     ...steering(hand),
     ...reading(ports, port),
-    ...dashboard(ports, authenticator, port),
+    ...dashboard(ports, given),
     ...keeping(ports, hand),
     ...recurring(ports, hand),
     ...serviceLog(ports),

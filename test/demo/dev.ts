@@ -29,6 +29,9 @@ heading('A coordinator and three machines; they restart when a source file chang
 say(`  alias smith='npm run -s smith -- --socket ${site.socket}'`)
 say('  smith machines')
 say('  smith patch --yes prod machines: prod-dal10-dev*-worker-* outage:0')
+say(
+  `The dashboard: https://127.0.0.1:${site.port()}/ with the token of: smith user add me --role admin approver requester`,
+)
 say(`Everything lies in ${dir}`)
 
 let timer: NodeJS.Timeout | null = null
@@ -47,7 +50,7 @@ async function restart(file: string): Promise<void> {
 
 for (const folder of SOURCES) {
   watch(join(CHECKOUT, folder), { recursive: true }, (_event, file) => {
-    if (file === null || !file.endsWith('.ts')) return
+    if (file === null || !/\.(tsx?|css)$/.test(file)) return
     if (timer !== null) clearTimeout(timer)
     timer = setTimeout(() => {
       restarting = restarting

@@ -163,6 +163,9 @@ async function stay(made: Site, dir: string, change: string): Promise<void> {
     say(`  alias smith='npm run -s smith -- --socket ${made.socket}'`)
     say(`  smith status ${change}      smith logs ${change}      smith machines      smith feed --since 0`)
     say(`  smith plan ${REQUEST}`)
+    say(
+      `The dashboard: https://127.0.0.1:${made.port()}/ with the token of: smith user add me --role admin approver requester`,
+    )
     say(`The logs of the machines: ${join(dir, 'machines', '*', 'smith-agent.log')}`)
     await new Promise(() => {})
   }
