@@ -42,13 +42,7 @@ export function createApi(ports: ApiPorts): Api {
   const waiters = createWaiters(ports, limits.waitersMax)
   const hand = createHand(ports, state)
   const feed = createFeed({ ...ports, authenticator, clientsMax: limits.feedClientsMax })
-  const handlers = createHandlers(ports, {
-    hand,
-    waiters,
-    authenticator,
-    feed,
-    port: () => state.port,
-  })
+  const handlers = createHandlers(ports, { ...{ hand, waiters, authenticator, feed }, port: () => state.port })
   const onRefused = createRefusalNotes(ports, hand)
   const notReady = () =>
     state.isClosing ? 'the coordinator is stopping' : (state.failure ?? ports.readiness?.() ?? null)
