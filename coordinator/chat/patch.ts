@@ -136,7 +136,8 @@ function offerConfirmation(talking: Talking, instance: Instance, plan: PlanView,
     ...{ user: talking.talk.user, message: talking.keyOf('confirm'), text: shown },
     ...{ state: 'open', by: null, decision: null, outcome: null },
   }
-  const content = withButtons(shown, [
+  // What stands there once it was decided is without this line.
+  const content = withButtons(`${shown}\nNothing is raised yet.`, [
     {
       action: CONFIRM,
       value: nonce,

@@ -105,7 +105,7 @@ export function confirmText(plan: PlanView, outage: number): string {
   const head = `*${countText(names.length, 'machine')}, one after another*, with build ${code(plan.build)} in ${escaped(plan.region)}, outage ${outage} minutes each:`
   const skipped = plan.skipped.map((one) => `left out: ${escaped(one.name)} (${escaped(one.reason)})`)
   const terms = plan.terms.map(escaped)
-  return cutEnd([head, ...terms, ...names, ...skipped, 'Nothing is raised yet.'].join('\n'), 2900)
+  return cutEnd([head, ...terms, ...names, ...skipped].join('\n'), 2900)
 }
 
 export function planText(plan: PlanView): string {

@@ -17,6 +17,9 @@ export type LogPages = {
   readonly stop: () => void
 }
 
+/** After a call that found nobody, what is in sight is asked for again. */
+const AGAIN_MS = 2_000
+
 /** `onNews` is called when something has arrived; `upTo` says how many records there are now. */
 export function createLogPages(order: string, upTo: () => number, onNews: (upTo: number) => void): LogPages {
   const pages = new Map<number, RunRecord[]>()
@@ -40,9 +43,10 @@ export function createLogPages(order: string, upTo: () => number, onNews: (upTo:
         if (isWhole(index)) wanted.delete(index)
       }
     } catch (error) {
-      // The call has said why, and the next scroll or the next row of the feed asks again.
-      wanted.clear()
       if (!(error instanceof CallError)) throw error
+      // Out of reach or busy is over some time; any other no stays one until something else is in sight.
+      if (error.status === 0 || error.status === 429 || error.status >= 500) setTimeout(() => void run(), AGAIN_MS)
+      else wanted.clear()
     } finally {
       state.isBusy = false
     }

@@ -117,6 +117,7 @@ t.test(
     await chat.message('D0ANA', /^Change request raised/)
     await chat.quiet()
     t.match(asked.text, /Confirmed: <@U0ANA>/)
+    t.notMatch(asked.text, /Nothing is raised yet/)
     t.equal(slack.in('D0ANA').filter((message) => message.text.startsWith('Raising a new')).length, 1)
     slack.say('U0CY', 'D0CY', 'smith-patch prod machines: prod-dal10-web-* outage:0')
     await chat.message('D0CY', /is in the open project/)
