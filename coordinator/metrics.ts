@@ -40,7 +40,7 @@ export function createMetrics(ports: MetricsPorts): KeptMetrics {
   addProjectGauges(registry, ports)
   addMachineGauges(registry, ports)
   addProviderGauges(registry, ports)
-  addArchiveGauge(registry, ports)
+  addArchiveGauges(registry, ports)
   const commit = new Histogram({
     ...{ name: 'smith_commit_duration_seconds', help: 'How long a turn took to be on disk.' },
     ...{ buckets: COMMIT_SECONDS, registers: [registry] },
@@ -181,35 +181,53 @@ function addProviderGauges(registry: Registry, { driver: { view, now } }: Metric
 /** More archives than this are a mistake in somebody's sources, and no reason for series without end. */
 const ARCHIVES_MAX = 100
 
+type Archive = {
+  readonly labels: { readonly uri: string; readonly suite: string }
+  /** Seconds; an archive may say no end. */
+  readonly date: number
+  readonly validUntil: number | null
+}
+
 /** What the plans of open projects were made from, each plan looked at once. */
-function addArchiveGauge(registry: Registry, { driver: { view }, store }: MetricsPorts): void {
+function addArchiveGauges(registry: Registry, { driver: { view }, store }: MetricsPorts): void {
   const seen = new Set<string>()
-  const newest = new Map<string, { readonly labels: { readonly uri: string; readonly suite: string }; value: number }>()
+  const newest = new Map<string, Archive>()
   const look = (planHash: string) => {
     if (seen.has(planHash)) return
     seen.add(planHash)
-    for (const { uri, suite, date } of store.get('plans', planHash)?.evidence.releases ?? []) {
+    for (const { uri, suite, date, validUntil } of store.get('plans', planHash)?.evidence.releases ?? []) {
       // What logs in to an archive stands in its address.
       const labels = { uri: uri.replace(/\/\/[^/@]*@/, '//'), suite }
       const key = `${labels.uri} ${suite}`
       const known = newest.get(key)
-      if (known === undefined && newest.size >= ARCHIVES_MAX) continue
-      newest.set(key, { labels, value: Math.max(known?.value ?? 0, date / 1000) })
+      if (known === undefined ? newest.size >= ARCHIVES_MAX : known.date >= date / 1000) continue
+      newest.set(key, { labels, date: date / 1000, validUntil: validUntil === undefined ? null : validUntil / 1000 })
     }
   }
+  const archives = () => {
+    const hashes = new Set([...view.all('targets')].map(({ planHash }) => planHash).filter((hash) => hash !== ''))
+    for (const hash of hashes) look(hash)
+    for (const hash of seen) if (!hashes.has(hash)) seen.delete(hash)
+    return [...newest.values()]
+  }
+  const labelNames = ['uri', 'suite']
   addGauge(
     registry,
     {
       name: 'smith_archive_release_timestamp_seconds',
       help: 'The Date of the newest Release file that a plan was made from.',
-      labelNames: ['uri', 'suite'],
+      labelNames,
     },
-    () => {
-      const hashes = new Set([...view.all('targets')].map(({ planHash }) => planHash).filter((hash) => hash !== ''))
-      for (const hash of hashes) look(hash)
-      for (const hash of seen) if (!hashes.has(hash)) seen.delete(hash)
-      return [...newest.values()]
+    () => archives().map(({ labels, date }) => ({ labels, value: date })),
+  )
+  addGauge(
+    registry,
+    {
+      name: 'smith_archive_valid_until_timestamp_seconds',
+      help: 'The Valid-Until of that file, where it has one: after it, apt takes nothing from there.',
+      labelNames,
     },
+    () => archives().flatMap(({ labels, validUntil }) => (validUntil === null ? [] : [{ labels, value: validUntil }])),
   )
 }
 

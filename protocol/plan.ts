@@ -63,10 +63,13 @@ export type Repair = v.InferOutput<typeof repairSchema>
 
 /** Kept beside the plan and never hashed with it: archives are signed again daily without changing. */
 export const planEvidenceSchema = v.strictObject({
-  /** One per source: SHA-256 of the InRelease file and its Date, which may never go back. */
+  /** One per source: SHA-256 of the InRelease file, its Date, which may never go back, and its Valid-Until, if any. */
   releases: v.pipe(
     v.array(
-      v.strictObject({ uri: shortTextSchema, suite: shortTextSchema, sha256: sha256Schema, date: instantSchema }),
+      v.strictObject({
+        ...{ uri: shortTextSchema, suite: shortTextSchema, sha256: sha256Schema, date: instantSchema },
+        validUntil: v.optional(instantSchema),
+      }),
     ),
     v.maxLength(64),
   ),

@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'ba64fd0ad22d6d386f4dddbfd2d22e6d88bb93ea67c6dc07b28e26c6e8812186',
+    hash: 'ad9202fa4809e514012b91e71f8dfa275b7638b371220e8be1bd9a244186b927',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -81,6 +81,7 @@ export function releasesIn(
       suite: source.suite.slice(0, 2000),
       sha256: createHash('sha256').update(bytes).digest('hex'),
       date: release.dateAt ?? 0,
+      ...(release.validUntilAt === null ? {} : { validUntil: release.validUntilAt }),
     })
     numbers.add(release.number)
   }

@@ -299,6 +299,7 @@ const RELEASE = {
   suite: 'prod',
   sha256: '0'.repeat(64),
   date: 1_699_999_000_000,
+  validUntil: 1_700_600_000_000,
 }
 
 /** An enrolled machine that is connected and plans at once. */

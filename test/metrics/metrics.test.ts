@@ -135,6 +135,7 @@ t.test('[MET-2] an unknown run is counted with its age, and the archive of a pla
   t.equal(valueOf(text, 'smith_stops', { kind: 'hold', reason: 'unknown' }), 1)
   const uri = 'http://archive.example/debian'
   t.equal(valueOf(text, 'smith_archive_release_timestamp_seconds', { uri, suite: 'prod' }), 1_699_999_000)
+  t.equal(valueOf(text, 'smith_archive_valid_until_timestamp_seconds', { uri, suite: 'prod' }), 1_700_600_000)
   t.notMatch(text, /secret/, 'what logs in to an archive is in no label')
 })
 
