@@ -28,6 +28,8 @@ const skip = whyNoHosts() ?? false
 t.setTimeout(1_800_000)
 
 const INBOX = '/var/lib/smith/inbox'
+/** Where a health report is asked for: a name in there is all that counts (RPT-15). */
+const ASKS = '/var/lib/smith/asks'
 const AGENT = '/var/lib/smith/agent'
 const RUN = '/var/lib/smith/run'
 const AS_SMITH = ['setpriv', '--reuid=smith', '--regid=smith', '--clear-groups']
@@ -116,6 +118,8 @@ const FORBIDDEN = [
   'mv /var/lib/smith/inbox /var/lib/smith/other',
   'mv /var/lib/smith/agent /var/lib/smith/other',
   'rmdir /var/lib/smith/inbox',
+  `rmdir ${ASKS}`,
+  `touch ${RUN}/reports/00000000000000000000000000000000`,
   `touch ${RUN}/fence`,
   `touch ${RUN}/taken/grant-00000000000000000000000000000000.json`,
   `flock --nonblock ${RUN}/runner.lock true`,
@@ -135,7 +139,7 @@ const reachable: readonly Scenario[] = [
         t.not(ran.status, 0, `${command}: ${ran.stderr.trim()}`)
       }
       const owned = await asSmith(
-        `find ${TRUSTED} ${RUN} /opt /var/lib/smith -not -type l -writable -not -path '${AGENT}*' -not -path '${INBOX}*' 2>/dev/null || true`,
+        `find ${TRUSTED} ${RUN} /opt /var/lib/smith -not -type l -writable -not -path '${AGENT}*' -not -path '${INBOX}*' -not -path '${ASKS}*' 2>/dev/null || true`,
       )
       t.equal(owned, '', 'nothing there can be written by that user')
     },
