@@ -117,7 +117,7 @@ export const ZOO = {
     ['coordinator/store/rules.ts', 'const fence = order.fence > 0 ? [', 'const fence = order.fence < 0 ? ['],
     [GRANTS, 'if (payload.fence <= fence)', 'if (payload.fence < 0)'],
   ),
-  'a stranger ends an order': bug('SIM-8', 23, [
+  'a stranger ends an order': bug('SIM-8', 24, [
     NEWS,
     'order !== undefined && order.machine !== machine',
     'order === null',
@@ -431,7 +431,7 @@ export const ZOO = {
     'if (machine.bootId !== reboot.bootId) return verify(run, reboot)\n',
     '',
   ]),
-  'an apt that dies with the runner': bug('SIM-11', 2, [
+  'an apt that dies with the runner': bug('SIM-11', 102, [
     INSTALL,
     '      timeLimitMs: null,\n      diesWithUs: false,',
     '      timeLimitMs: 60_000,\n      diesWithUs: false,',
