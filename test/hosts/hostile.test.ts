@@ -363,7 +363,7 @@ const BUSTLE = `cd ${INBOX}; while :; do
 done`
 
 /** Ids that are links, folders, a pipe; names that are no id; and many that are. */
-const ASKS = `cd /var/lib/smith/asks
+const STRANGE_ASKS = `cd /var/lib/smith/asks
 # What was dropped first may be gone before the next is.
 set +e
 id() { printf "$1%.0s" $(seq 32); }
@@ -416,7 +416,7 @@ const entries: readonly Scenario[] = [
     body: async (t, { site, host, asSmith }) => {
       const shadow = () => host.must(['sha256sum', '/etc/shadow'])
       const before = await shadow()
-      await asSmith(ASKS)
+      await asSmith(STRANGE_ASKS)
       await until(
         'asks/ to be emptied',
         async () => (await host.must(['find', '/var/lib/smith/asks', '-mindepth', '1'])) === '',
