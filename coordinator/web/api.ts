@@ -40,7 +40,7 @@ export async function call<Name extends RouteName>(name: Name, input: Input = {}
       ? {}
       : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(input.body ?? {}) }),
   })
-  const value = jsonOf(await response.text())
+  const value = jsonOf(response.text)
   if (response.ok) return value as Answer<Name>
   if (response.status === 401 && name !== 'sessionOpen') session.onEnded()
   const refusals = (value as { refusals?: Refused[] } | null)?.refusals
@@ -60,13 +60,17 @@ function jsonOf(text: string): unknown {
   }
 }
 
-async function reach(path: string, init: RequestInit): Promise<Response> {
+/** The whole answer: a connection may be cut in the middle of it too. */
+async function reach(
+  path: string,
+  init: RequestInit,
+): Promise<{ readonly ok: boolean; readonly status: number; readonly text: string }> {
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS)
     const response = await fetch(path, { ...init, cache: 'no-store', redirect: 'error', signal })
     const skewMs = Date.parse(response.headers.get('date') ?? '') - Date.now()
     if (!Number.isNaN(skewMs)) session.skewMs = Math.abs(skewMs) < SKEW_MS_MIN ? 0 : skewMs
-    return response
+    return { ok: response.ok, status: response.status, text: await response.text() }
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error)
     const isLooking = init.method === 'GET'

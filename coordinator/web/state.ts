@@ -143,12 +143,14 @@ function createLoader<Value>(
     } catch (error) {
       if (!(error instanceof CallError)) throw error
       if (!state.isStopped) show(null, error)
+    } finally {
+      // Whatever went wrong, the next row asks again.
+      const restMs = Math.max(REFRESH_MS_MIN, 4 * (Date.now() - begun))
+      setTimeout(() => {
+        state.isBusy = false
+        if (state.isWanted && !state.isStopped) void run()
+      }, restMs)
     }
-    const restMs = Math.max(REFRESH_MS_MIN, 4 * (Date.now() - begun))
-    setTimeout(() => {
-      state.isBusy = false
-      if (state.isWanted && !state.isStopped) void run()
-    }, restMs)
   }
   return {
     ask: () => {
