@@ -71,7 +71,10 @@ export const FACTS = [
   'evidenceRecorded',
   'rightRefused',
   'backupMade',
+  'reportAsked',
   'reportMade',
+  'loggedIn',
+  'loggedOut',
 ] as const
 export type FactName = (typeof FACTS)[number]
 

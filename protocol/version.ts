@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: 'ad9202fa4809e514012b91e71f8dfa275b7638b371220e8be1bd9a244186b927',
+    hash: '7b2d7ea2be57a865e422e219ca96e7eeaef12186d16794af9caeedc55c78c157',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

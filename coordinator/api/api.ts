@@ -101,10 +101,10 @@ export function createApi(ports: ApiPorts): Api {
   }
 }
 
-function authenticatorOf({ driver, store, clock, random, tools }: ApiPorts, limits: ApiLimits) {
+function authenticatorOf({ driver, store, clock, random, tools, instance }: ApiPorts, limits: ApiLimits) {
   const { sha256 } = tools
   const shared = { now: driver.now, sha256 }
-  const sessions = createWebSessions({ ...shared, store, random, lifeMs: limits.sessionMsMax })
+  const sessions = createWebSessions({ ...shared, store, random, instance, lifeMs: limits.sessionMsMax })
   return createAuthenticator({ ...shared, view: driver.view, clock, failuresMax: limits.authFailuresMax, sessions })
 }
 

@@ -12,11 +12,11 @@ import type { Actor, Project } from '../domain/state.ts'
 import { holderOf, holderOfLine, projectState } from '../domain/status.ts'
 import type { Authenticator } from './authentication.ts'
 import { numberOf, refuse } from './bodies.ts'
-import type { Handlers } from './calls.ts'
+import type { Hand, Handlers } from './calls.ts'
 import type { ApiPorts } from './ports.ts'
 import { unauthenticated } from './roles.ts'
 import { findOrder } from './views.ts'
-import { EXPIRED_COOKIE } from './web-sessions.ts'
+import { expiredCookie } from './web-sessions.ts'
 
 /** What one call looks at, and after how many of them others have their turn. */
 const SCAN_MAX = 20_000
@@ -40,6 +40,7 @@ export function whoIs(ports: ApiPorts, actor: Actor, port: number | null): v.Inf
 
 /** What the session and who it belongs to need of the rest of the interface. */
 type Needs = {
+  readonly hand: Pick<Hand, 'submit'>
   readonly authenticator: Pick<Authenticator, 'openSession' | 'endSession'>
   readonly feed: { readonly recheck: () => void }
   readonly port: () => number | null
@@ -47,19 +48,24 @@ type Needs = {
 
 export function dashboard(
   ports: ApiPorts,
-  { authenticator, feed, port }: Needs,
+  { authenticator, feed, hand, port }: Needs,
 ): Pick<Handlers, 'overview' | 'sessionOpen' | 'sessionEnd' | 'logSearch'> {
   return {
     overview: () => ({ ok: true, value: overviewOf(ports) }),
-    sessionOpen: ({ body }) => {
+    sessionOpen: async ({ body, address }) => {
       const opened = authenticator.openSession(body.token)
       if (opened === null) return { ok: false, refusals: [unauthenticated()] }
+      await hand.submit({ actor: opened.person }, { type: 'loggedIn', address })
       return { ok: true, value: whoIs(ports, opened.person, port()), headers: { 'set-cookie': opened.cookie } }
     },
-    sessionEnd: ({ session }) => {
-      if (session !== null) authenticator.endSession(session)
-      feed.recheck()
-      return { ok: true, value: { ended: true }, headers: { 'set-cookie': EXPIRED_COOKIE } }
+    sessionEnd: async (call) => {
+      const { session, address } = call
+      if (session !== null) {
+        authenticator.endSession(session)
+        feed.recheck()
+        await hand.submit(call, { type: 'loggedOut', address })
+      }
+      return { ok: true, value: { ended: true }, headers: { 'set-cookie': expiredCookie(ports.instance) } }
     },
     logSearch: async ({ params, query }) => {
       const id = params['order'] ?? ''

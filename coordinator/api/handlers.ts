@@ -57,7 +57,7 @@ export function createHandlers(ports: ApiPorts, given: Given): Handlers {
     ...recurring(ports, hand),
     ...serviceLog(ports),
     ...audit(ports),
-    ...reports(ports),
+    ...reports(ports, hand),
   }
 }
 

@@ -2,11 +2,11 @@
 import { ID_PATTERN } from '../../protocol/ids.ts'
 import { journalName } from '../domain/planning.ts'
 import { refuse } from './bodies.ts'
-import type { Handlers } from './calls.ts'
+import type { Hand, Handlers } from './calls.ts'
 import type { ApiPorts } from './ports.ts'
 import { findMachine } from './views.ts'
 
-export function reports(ports: ApiPorts): Pick<Handlers, 'reportAsk' | 'report' | 'reportFile'> {
+export function reports(ports: ApiPorts, { submit }: Hand): Pick<Handlers, 'reportAsk' | 'report' | 'reportFile'> {
   const machineOf = (name: string) => {
     const machine = findMachine(ports, name)
     return machine === undefined
@@ -17,10 +17,13 @@ export function reports(ports: ApiPorts): Pick<Handlers, 'reportAsk' | 'report' 
     refuse('not-found', `there is no such health report of ${name} here`, `ask for one: smith report ${name}`, name)
   const off = () => refuse('unavailable', 'this coordinator keeps no health reports', 'ask another instance')
   return {
-    reportAsk: ({ params, actor }) => {
+    reportAsk: async (call) => {
+      const { params, actor } = call
       const found = machineOf(params['machine'] ?? '')
       if (!found.ok) return found
       if (ports.reports === undefined) return off()
+      // In the journal before anything is asked of the machine.
+      await submit(call, { type: 'reportAsked', machine: found.machine.name })
       return { ok: true, status: 202, value: ports.reports.ask(found.machine, journalName(actor)) }
     },
     report: ({ params, query }) => {

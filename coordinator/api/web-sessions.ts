@@ -7,8 +7,6 @@ import type { IncomingHttpHeaders } from 'node:http'
 import type { Refusal } from '../../protocol/errors.ts'
 import type { Random, Store } from '../ports.ts'
 
-/** Bound to this host and to TLS by its prefix (RFC 6265bis section 4.1.3.2). */
-export const SESSION_COOKIE = '__Host-smith'
 const PREFIX = 'web-session/'
 /** Beyond these the eldest of the person ends. */
 const PER_PERSON_MAX = 20
@@ -23,7 +21,21 @@ export type WebSessions = {
   readonly holds: (key: string) => boolean
   readonly end: (key: string) => void
 }
-export const EXPIRED_COOKIE = `${SESSION_COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0`
+
+/**
+ * Bound to this host and to TLS by its prefix (RFC 6265bis section 4.1.3.2). Cookies know no ports (RFC 6265 section
+ * 8.5), so that instances on one host each need a name of their own.
+ */
+export function sessionCookie(instance: string): string {
+  return `__Host-smith-${instance}`
+}
+
+/** The Set-Cookie header that makes a browser forget its session. */
+export function expiredCookie(instance: string): string {
+  return `${sessionCookie(instance)}=; ${ATTRIBUTES}; Max-Age=0`
+}
+
+const ATTRIBUTES = 'Path=/; Secure; HttpOnly; SameSite=Strict'
 
 export function createWebSessions(ports: {
   readonly store: Pick<Store, 'ledger' | 'epoch'>
@@ -31,9 +43,11 @@ export function createWebSessions(ports: {
   readonly now: () => number
   readonly sha256: (text: string) => string
   readonly lifeMs: number
+  readonly instance: string
 }): WebSessions {
   const { store, now, lifeMs } = ports
   const { ledger, epoch } = store
+  const name = sessionCookie(ports.instance)
   // What was restored from a backup may have been ended since.
   const isGood = (kept: Kept) => kept.until > now() && kept.epoch === epoch
   const keptAt = (key: string) => {
@@ -49,10 +63,10 @@ export function createWebSessions(ports: {
       const over = [...all.filter(({ kept }) => !isGood(kept)), ...(mine.length < PER_PERSON_MAX ? [] : eldest)]
       const kept: Kept = { user, tokenHash, until: now() + lifeMs, epoch }
       ledger.put([...over.map(({ key }) => [key, null] as const), [PREFIX + ports.sha256(secret), kept]])
-      return `${SESSION_COOKIE}=${secret}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=${Math.ceil(lifeMs / 1000)}`
+      return `${name}=${secret}; ${ATTRIBUTES}; Max-Age=${Math.ceil(lifeMs / 1000)}`
     },
     find: (headers) => {
-      const secret = cookieOf(headers)
+      const secret = cookieOf(headers, name)
       if (secret === null) return null
       const key = PREFIX + ports.sha256(secret)
       const kept = keptAt(key)
@@ -63,9 +77,9 @@ export function createWebSessions(ports: {
   }
 }
 
-function cookieOf({ cookie }: IncomingHttpHeaders): string | null {
+function cookieOf({ cookie }: IncomingHttpHeaders, name: string): string | null {
   const found = (cookie ?? '').split(';').map((one) => one.trim())
-  return found.find((one) => one.startsWith(`${SESSION_COOKIE}=`))?.slice(SESSION_COOKIE.length + 1) ?? null
+  return found.find((one) => one.startsWith(`${name}=`))?.slice(name.length + 1) ?? null
 }
 
 /**

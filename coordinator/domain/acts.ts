@@ -35,6 +35,9 @@ const ACTS: ReadonlySet<FactName> = new Set<FactName>([
   'scheduleFired',
   'rightRefused',
   'backupMade',
+  'reportAsked',
+  'loggedIn',
+  'loggedOut',
 ])
 
 export function isAct(fact: Fact): boolean {

@@ -85,6 +85,10 @@ export type Event =
   | { readonly type: 'command'; readonly command: Command }
   /** A backup was written: whoever has it and its passphrase has the keys. */
   | { readonly type: 'backupMade'; readonly path: string }
+  /** A person wants a health report; that one was made by itself stands there anyway. */
+  | { readonly type: 'reportAsked'; readonly machine: string }
+  /** A person opened or ended a session in a browser. */
+  | { readonly type: 'loggedIn' | 'loggedOut'; readonly address: string }
   /** The interface let a person not through to what the call asks for. */
   | { readonly type: 'callRefused'; readonly call: string; readonly reason: string }
   | {

@@ -52,7 +52,8 @@ function takePlan(draft: Draft, machine: string, news: Extract<AgentNews, { t: '
   if (query === undefined) return DONE
   const older = olderRelease(draft, query, news.evidence.releases)
   if (older !== null) return takePlanRefusal(draft, machine, news.query, older)
-  const planHash = keepPlan(draft, news.plan, news.evidence)
+  const since = query.purpose === 'request' ? (draft.get('requests', query.owner)?.at ?? null) : null
+  const planHash = keepPlan(draft, news.plan, news.evidence, since)
   if (query.purpose === 'request') answerQuery(draft, query, { planHash, warnings: news.warnings })
   else answerCheck(draft, query, { planHash })
   return DONE

@@ -149,10 +149,13 @@ export function reopenRequest(draft: Draft, request: Request): void {
   draft.put('requests', request.id, { ...request, deadline: draft.at + draft.tools.settings.limits.planTimeMsMax })
 }
 
-/** Puts a plan into the store, once per content. */
-export function keepPlan(draft: Draft, plan: Plan, evidence: PlanEvidence): string {
+/** Puts a plan into the store, once per content. `since`: when the request was made that it answers, if it answers one. */
+export function keepPlan(draft: Draft, plan: Plan, evidence: PlanEvidence, since: number | null): string {
   const hash = draft.tools.sha256(planText(plan))
-  if (draft.archived('plans', hash) === undefined) draft.retire('plans', hash, { hash, plan, evidence })
+  const kept = draft.archived('plans', hash)
+  // What another request once came to is approved anew with the archives of now, behind which nothing may go back.
+  const isOfOld = since !== null && kept !== undefined && kept.evidence.madeAt < since
+  if (kept === undefined || isOfOld) draft.retire('plans', hash, { hash, plan, evidence })
   return hash
 }
 

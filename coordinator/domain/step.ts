@@ -47,6 +47,13 @@ function handle(draft: Draft, event: Event): Reply {
     case 'backupMade':
       draft.say({ fact: 'backupMade', text: event.path.slice(0, 1000) })
       return { ok: true }
+    case 'reportAsked':
+      draft.say({ fact: 'reportAsked', machine: event.machine })
+      return { ok: true }
+    case 'loggedIn':
+    case 'loggedOut':
+      draft.say({ fact: event.type, text: event.address })
+      return { ok: true }
     case 'callRefused':
       return refuseCall(draft, event)
     case 'enrol':

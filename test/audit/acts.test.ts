@@ -2,6 +2,7 @@
 import t from 'tap'
 import type { Act, AuditVerdict } from '../../protocol/audit.ts'
 import { PERSON_HEADER } from '../../protocol/http.ts'
+import type { ReportView } from '../../protocol/report.ts'
 import { type World, createWorld } from '../api/world.ts'
 
 type Page = { readonly acts: readonly Act[]; readonly next: number | null }
@@ -79,6 +80,38 @@ t.test('[AUD-6] each act stands there with who, what, on what and why, and so do
     ],
     'a preview is no act, and the same refusal is recorded once a minute',
   )
+})
+
+t.test('[AUD-6] so do who asked for a health report, and who opened and ended a session in a browser', async (t) => {
+  const view: ReportView = {
+    ...{
+      report: 'ab'.repeat(16),
+      machine: 'web-1',
+      state: 'waiting',
+      by: 'ana',
+      askedAt: 1,
+      order: null,
+      change: null,
+    },
+    ...{ parts: null, problem: null, summary: null, files: [] },
+  }
+  const reports = { ask: () => view, find: () => undefined, file: () => undefined }
+  const world = await createWorld(t, { ports: () => ({ reports }) })
+  await world.machine('web-1')
+  await world.call('reportAsk', 'ana', { params: { machine: 'web-1' } })
+  const origin = `https://127.0.0.1:${world.port}`
+  const opened = await world.ask('POST', '/api/v1/session', {
+    body: { token: world.tokens['vi'] },
+    headers: { origin },
+  })
+  const cookie = opened.headers['set-cookie']?.[0]?.split(';')[0] ?? ''
+  await world.ask('POST', '/api/v1/session', { body: { token: 'no token' }, headers: { origin } })
+  await world.ask('POST', '/api/v1/session/end', { body: {}, headers: { origin, cookie } })
+  t.same(linesOf(await audit(world)).slice(-3), [
+    'ana | reportAsked | web-1',
+    'vi | loggedIn | 127.0.0.1',
+    'vi | loggedOut | 127.0.0.1',
+  ])
 })
 
 t.test('[AUD-7] they are found by person, change, machine and time, page by page', async (t) => {

@@ -306,6 +306,23 @@ t.test('[ORD-1] drift is named all at once, before anything is granted, and an o
   })
 })
 
+t.test('[RUN-12] what an older request came to does not stand for the archives of the approval', async (t) => {
+  const world = await createWorld({ machines: TRIO })
+  const agent = world.agent(W1)
+  const seen = (date: number) => {
+    const releases = [{ uri: 'http://a', suite: 's', sha256: 'a'.repeat(64), date }]
+    agent.evidence = { releases, downloadBytes: 1, installedBytesDelta: 1, madeAt: world.time.now() }
+  }
+  seen(1000)
+  await world.steer('cancel', await world.ask(`prod machines: ${W1} outage:0`))
+  await world.later(60_000)
+  seen(3000)
+  const change = await world.ask(`prod machines: ${W1} outage:0`)
+  seen(2000)
+  await world.approve(change)
+  t.match(world.target(change, W1), { check: 'refused', message: /is older than at the approval/ })
+})
+
 t.test('[ORD-2] after drift a retry asks the machine again, and goes on when the archive was put back', async (t) => {
   const world = await createWorld({ machines: TRIO })
   const change = await world.ask(`prod machines: ${W1} ${W2} outage:0`)

@@ -7,7 +7,6 @@ import fc from 'fast-check'
 import t from 'tap'
 import { WebSocket } from 'ws'
 import { createApi } from '../../coordinator/api/api.ts'
-import { SESSION_COOKIE } from '../../coordinator/api/web-sessions.ts'
 import { openDashboardFiles } from '../../coordinator/dashboard-files.ts'
 import { harmless, highlighted, piecesOf } from '../../coordinator/web/ansi.ts'
 import { estimateOf } from '../../coordinator/web/estimate.ts'
@@ -42,13 +41,14 @@ t.test('[DSH-1] a session is a cookie that no script reads, kept as a hash, and 
   t.match(opened.body, { name: 'vi', roles: ['viewer'] })
   const [cookie = ''] = opened.headers['set-cookie'] ?? []
   const [pair = '', ...attributes] = cookie.split('; ')
-  t.match(pair, /^__Host-smith=[A-Za-z0-9_-]{43}$/)
+  t.match(pair, /^__Host-smith-[a-z0-9-]+=[A-Za-z0-9_-]{43}$/)
   t.same(attributes.toSorted(), ['HttpOnly', 'Max-Age=3600', 'Path=/', 'SameSite=Strict', 'Secure'])
   const kept = JSON.stringify(world.store.ledger.list('web-session/'))
   t.notMatch(kept, pair.split('=')[1] ?? 'x', 'only its hash is kept')
   t.match((await whoIs(world, pair)).body, { name: 'vi' })
   t.match((await whoIs(world, `other=1; ${pair}; more=2`)).body, { name: 'vi' })
-  for (const bad of ['', `${SESSION_COOKIE}=`, `${SESSION_COOKIE}=${'A'.repeat(43)}`, `x${pair}`])
+  const name = pair.split('=')[0] ?? ''
+  for (const bad of ['', `${name}=`, `${name}=${'A'.repeat(43)}`, `x${pair}`])
     t.equal((await whoIs(world, bad)).status, 401, bad)
   advance(time, HOUR - 1000)
   t.equal((await whoIs(world, pair)).status, 200)
@@ -63,12 +63,24 @@ t.test('[DSH-1] a session ends at the logout, and with its token, and so does th
   const other = await enter(world, 'ana')
   const ended = await world.ask('POST', '/api/v1/session/end', { headers, body: {} })
   t.equal(ended.status, 200)
-  t.match(ended.headers['set-cookie']?.[0], /^__Host-smith=; .*Max-Age=0$/)
+  t.match(ended.headers['set-cookie']?.[0], /^__Host-smith-[a-z0-9-]+=; .*Max-Age=0$/)
   t.equal((await whoIs(world, cookie)).status, 401)
   t.equal((await whoIs(world, other)).status, 200, 'one of the same person stays')
   await world.command({ type: 'userRevoke', name: 'ana' })
   t.equal((await whoIs(world, other)).status, 401)
   t.equal((await refusedFeed(world, null, '', { headers: { cookie: other, ...OWN(world) } })).status, 401)
+})
+
+t.test('[DSH-1] the instances of one host do not take each other’s sessions', async (t) => {
+  const [one, two] = [await createWorld(t), await createWorld(t, { ports: () => ({ instance: 'stage' }) })]
+  // A browser sends the cookies of a host to each of its ports.
+  const jar = new Map<string, string>()
+  for (const world of [one, two]) {
+    const pair = await enter(world, 'vi')
+    jar.set(pair.split('=')[0] ?? '', pair)
+  }
+  const cookie = [...jar.values()].join('; ')
+  for (const world of [one, two]) t.match((await whoIs(world, cookie)).body, { name: 'vi' })
 })
 
 t.test('[DSH-1] only a person’s own valid token opens one, and guesses are bounded', async (t) => {
