@@ -3,8 +3,10 @@
  * journal. Called by app.ts. Names and units follow Prometheus' conventions; labels are closed sets, so that a site with
  * 10,000 machines has no more series than one with ten.
  */
+import { setImmediate } from 'node:timers/promises'
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client'
 import type { Fact, FeedRow } from '../protocol/feed.ts'
+import type { PlanEvidence } from '../protocol/plan.ts'
 import { PROJECT_STATES, STOP_REASONS } from '../protocol/status.ts'
 import { instanceOf } from './domain/draft.ts'
 import type { Order } from './domain/state.ts'
@@ -40,16 +42,20 @@ export function createMetrics(ports: MetricsPorts): KeptMetrics {
   addProjectGauges(registry, ports)
   addMachineGauges(registry, ports)
   addProviderGauges(registry, ports)
-  addArchiveGauges(registry, ports)
+  const archives = createArchives(ports)
+  addArchiveGauges(registry, archives)
   const commit = new Histogram({
     ...{ name: 'smith_commit_duration_seconds', help: 'How long a turn took to be on disk.' },
     ...{ buckets: COMMIT_SECONDS, registers: [registry] },
   })
-  const stop = countRows(registry, ports)
+  const stops = [countRows(registry, ports), ports.driver.onRow(archives.onRow)]
   return {
-    text: async () => ({ type: registry.contentType, text: await registry.metrics() }),
+    text: async () => {
+      await archives.look()
+      return { type: registry.contentType, text: await registry.metrics() }
+    },
     committed: (seconds) => commit.observe(seconds),
-    stop,
+    stop: () => stops.forEach((stop) => stop()),
   }
 }
 
@@ -180,6 +186,8 @@ function addProviderGauges(registry: Registry, { driver: { view, now } }: Metric
 
 /** More archives than this are a mistake in somebody's sources, and no reason for series without end. */
 const ARCHIVES_MAX = 100
+/** How many plans are read before others have their turn. */
+const PLANS_AT_ONCE = 50
 
 type Archive = {
   readonly labels: { readonly uri: string; readonly suite: string }
@@ -188,28 +196,65 @@ type Archive = {
   readonly validUntil: number | null
 }
 
-/** What the plans of open projects were made from, each plan looked at once. */
-function addArchiveGauges(registry: Registry, { driver: { view }, store }: MetricsPorts): void {
-  const seen = new Set<string>()
+type Archives = {
+  /** Looks at the plans of open projects; before each scrape. */
+  readonly look: () => Promise<void>
+  readonly newest: () => readonly Archive[]
+  readonly onRow: (row: FeedRow) => void
+}
+
+/** What the plans of open projects were made from; each plan is read once, a few before others have their turn. */
+function createArchives({ driver, store }: MetricsPorts): Archives {
+  let read = new Map<string, readonly Archive[]>()
+  let newest: readonly Archive[] = []
+  return {
+    look: async () => {
+      const hashes = new Set([...driver.view.all('targets')].map(({ planHash }) => planHash))
+      hashes.delete('')
+      const before = read
+      const now = new Map<string, readonly Archive[]>()
+      for (const hash of hashes) {
+        const known = before.get(hash)
+        now.set(hash, known ?? (store.get('plans', hash)?.evidence.releases ?? []).map(archiveOf))
+        if (known === undefined && now.size % PLANS_AT_ONCE === 0) await setImmediate()
+      }
+      read = now
+      newest = newestOf([...now.values()].flat())
+    },
+    newest: () => newest,
+    onRow: ({ facts }) => {
+      // The plans of a new change may be old ones that were made anew from newer archives.
+      if (facts.some(({ fact }) => fact === 'changeRaised')) read = new Map()
+    },
+  }
+}
+
+function archiveOf({ uri, suite, date, validUntil }: PlanEvidence['releases'][number]): Archive {
+  return {
+    labels: { uri: addressOf(uri), suite },
+    date: date / 1000,
+    validUntil: validUntil === undefined ? null : validUntil / 1000,
+  }
+}
+
+/** Without what logs in to an archive: that may stand before the host, and behind a question mark. */
+function addressOf(uri: string): string {
+  const [whole = '', scheme = ''] = /^([a-z][a-z0-9+.-]*:\/\/)[^/?#]*/i.exec(uri) ?? []
+  const host = whole.slice(Math.max(whole.lastIndexOf('@') + 1, scheme.length))
+  return `${scheme}${host}${uri.slice(whole.length).replace(/[?#].*/, '')}`
+}
+
+/** Each archive by its newest Release file; of too many archives those that are the newest. */
+function newestOf(archives: readonly Archive[]): Archive[] {
   const newest = new Map<string, Archive>()
-  const look = (planHash: string) => {
-    if (seen.has(planHash)) return
-    seen.add(planHash)
-    for (const { uri, suite, date, validUntil } of store.get('plans', planHash)?.evidence.releases ?? []) {
-      // What logs in to an archive stands in its address.
-      const labels = { uri: uri.replace(/\/\/[^/@]*@/, '//'), suite }
-      const key = `${labels.uri} ${suite}`
-      const known = newest.get(key)
-      if (known === undefined ? newest.size >= ARCHIVES_MAX : known.date >= date / 1000) continue
-      newest.set(key, { labels, date: date / 1000, validUntil: validUntil === undefined ? null : validUntil / 1000 })
-    }
+  for (const archive of archives.toSorted((a, b) => b.date - a.date)) {
+    const key = `${archive.labels.uri} ${archive.labels.suite}`
+    if (!newest.has(key) && newest.size < ARCHIVES_MAX) newest.set(key, archive)
   }
-  const archives = () => {
-    const hashes = new Set([...view.all('targets')].map(({ planHash }) => planHash).filter((hash) => hash !== ''))
-    for (const hash of hashes) look(hash)
-    for (const hash of seen) if (!hashes.has(hash)) seen.delete(hash)
-    return [...newest.values()]
-  }
+  return [...newest.values()]
+}
+
+function addArchiveGauges(registry: Registry, { newest }: Archives): void {
   const labelNames = ['uri', 'suite']
   addGauge(
     registry,
@@ -218,7 +263,7 @@ function addArchiveGauges(registry: Registry, { driver: { view }, store }: Metri
       help: 'The Date of the newest Release file that a plan was made from.',
       labelNames,
     },
-    () => archives().map(({ labels, date }) => ({ labels, value: date })),
+    () => newest().map(({ labels, date }) => ({ labels, value: date })),
   )
   addGauge(
     registry,
@@ -227,7 +272,7 @@ function addArchiveGauges(registry: Registry, { driver: { view }, store }: Metri
       help: 'The Valid-Until of that file, where it has one: after it, apt takes nothing from there.',
       labelNames,
     },
-    () => archives().flatMap(({ labels, validUntil }) => (validUntil === null ? [] : [{ labels, value: validUntil }])),
+    () => newest().flatMap(({ labels, validUntil }) => (validUntil === null ? [] : [{ labels, value: validUntil }])),
   )
 }
 

@@ -12,6 +12,7 @@ import type { Actor } from '../domain/state.ts'
 import { journalName } from '../domain/planning.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Hand, Handlers } from './calls.ts'
+import { createLine } from './one-at-a-time.ts'
 import type { ApiPorts } from './ports.ts'
 
 const PAGE_MAX = 1000
@@ -30,7 +31,7 @@ type Wanted = {
 
 export function audit(ports: ApiPorts): Pick<Handlers, 'audit' | 'auditVerify'> {
   const { store } = ports
-  let checking: Promise<unknown> = Promise.resolve()
+  const inLine = createLine()
   return {
     audit: ({ query }) => {
       const numbers = [
@@ -45,25 +46,23 @@ export function audit(ports: ApiPorts): Pick<Handlers, 'audit' | 'auditVerify'> 
       const { person, change, machine } = query
       return { ok: true, value: pageOf(store, { person, change, machine, since, until }, { before, limit }) }
     },
-    auditVerify: async ({ query }) => {
+    auditVerify: async ({ query, whenGone }) => {
       const head = query['head'] ?? null
       if (head !== null && !/^[0-9a-f]{64}$/.test(head))
         return refuse('bad-value', 'head is no SHA-256', 'give the head that a check or a backup showed', 'head')
-      // One at a time, however many ask; that another one failed says nothing about this.
-      const check = checking.then(
-        () => checkChain(ports, head),
-        () => checkChain(ports, head),
-      )
-      checking = check
-      return { ok: true, value: await check }
+      return { ok: true, value: await inLine((isGone) => checkChain(ports, head, isGone), whenGone) }
     },
   }
 }
 
-async function checkChain({ store, tools }: ApiPorts, head: string | null): Promise<AuditVerdict> {
+async function checkChain(
+  { store, tools }: ApiPorts,
+  head: string | null,
+  isGone: () => boolean,
+): Promise<AuditVerdict> {
   const verifier = createVerifier(tools.sha256, head)
   const upTo = store.rev()
-  for (let since = 0; since < upTo;) {
+  for (let since = 0; since < upTo && !isGone();) {
     const rows = store.chain({ since, limit: ROWS_AT_ONCE }).filter((row) => row.rev <= upTo)
     for (const row of rows) verifier.take(row)
     since = rows.at(-1)?.rev ?? upTo

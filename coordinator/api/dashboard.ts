@@ -1,7 +1,7 @@
 /**
  * What the dashboard asks for beside the rest: its session, what goes now, and a search in a log. Called by
  * handlers.ts. A search looks at a bounded number of records in one call and lets others have their turn in between,
- * so that a log of a million lines costs who searches time and nobody else.
+ * one search after another, so that a log of a million lines costs those who search time and nobody else.
  */
 import type { RunRecord } from '../../protocol/files.ts'
 import type { Overview } from '../../protocol/dashboard.ts'
@@ -13,6 +13,7 @@ import { holderOf, holderOfLine, projectState } from '../domain/status.ts'
 import type { Authenticator } from './authentication.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Hand, Handlers } from './calls.ts'
+import { createLine } from './one-at-a-time.ts'
 import type { ApiPorts } from './ports.ts'
 import { unauthenticated } from './roles.ts'
 import { findOrder } from './views.ts'
@@ -20,7 +21,7 @@ import { expiredCookie } from './web-sessions.ts'
 
 /** What one call looks at, and after how many of them others have their turn. */
 const SCAN_MAX = 20_000
-const SCAN_PAGE = 2_000
+const SCAN_PAGE = 500
 const MATCHES_MAX = 1_000
 const NUMBER_MAX = 999_999_999_999_999
 
@@ -50,6 +51,7 @@ export function dashboard(
   ports: ApiPorts,
   { authenticator, feed, hand, port }: Needs,
 ): Pick<Handlers, 'overview' | 'sessionOpen' | 'sessionEnd' | 'logSearch'> {
+  const inLine = createLine()
   return {
     overview: () => ({ ok: true, value: overviewOf(ports) }),
     sessionOpen: async ({ body, address }) => {
@@ -67,13 +69,14 @@ export function dashboard(
       }
       return { ok: true, value: { ended: true }, headers: { 'set-cookie': expiredCookie(ports.instance) } }
     },
-    logSearch: async ({ params, query }) => {
+    logSearch: async ({ params, query, whenGone }) => {
       const id = params['order'] ?? ''
       const after = numberOf(query, 'after', { fallback: 0, min: 0, max: NUMBER_MAX })
       if (!after.ok) return after
       const order = findOrder(ports, id)
       if (order === undefined) return refuse('not-found', `there is no order ${id} here`, 'look it up anew', id)
-      const found = await search(ports, { order: id, text: query['text'] ?? '', after: after.value })
+      const wanted = { order: id, text: query['text'] ?? '', after: after.value }
+      const found = await inLine((isGone) => search(ports, wanted, isGone), whenGone)
       return { ok: true, value: { ...found, upTo: findOrder(ports, id)?.upTo ?? order.upTo } }
     },
   }
@@ -137,12 +140,13 @@ function countMachines({ driver: { view } }: ApiPorts): Overview['machines'] {
 async function search(
   { store }: ApiPorts,
   wanted: { readonly order: string; readonly text: string; readonly after: number },
+  isGone: () => boolean,
 ): Promise<{ matches: number[]; scannedUpTo: number }> {
   const text = wanted.text.toLowerCase()
   const matches: number[] = []
   let at = wanted.after
   const end = at + SCAN_MAX
-  while (at < end && matches.length < MATCHES_MAX) {
+  while (at < end && matches.length < MATCHES_MAX && !isGone()) {
     const page = store.records({ order: wanted.order, after: at, limit: SCAN_PAGE })
     for (const record of page) {
       if (matches.length === MATCHES_MAX) break

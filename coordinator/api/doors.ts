@@ -13,12 +13,10 @@ import type { ApiLimits, ApiPorts } from './ports.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 
-type Times = Pick<ApiLimits, 'headersMsMax' | 'requestMsMax'>
+type Times = Pick<ApiLimits, 'headersMsMax' | 'requestMsMax' | 'stalledMsMax'>
 
 const HEADERS_COUNT_MAX = 64
 const CHECK_MS_MAX = 1_000
-/** An answer that its peer does not take is given up; longer than any call waits (`?wait=`). */
-const STALLED_MS_MAX = 60_000
 /** The bits that a socket file must not have: nothing for others, and it is no program. */
 const SOCKET_UMASK = 0o117
 
@@ -35,16 +33,16 @@ function optionsOf(times: Times) {
 
 export function createTlsServer(tls: ApiPorts['tls'], times: Times, handler: Handler): Server {
   const options = { ...optionsOf(times), ...tls, minVersion: 'TLSv1.3', handshakeTimeout: times.headersMsMax } as const
-  return bounded(createHttpsServer(options, handler))
+  return bounded(createHttpsServer(options, handler), times)
 }
 
 export function createSocketServer(times: Times, handler: Handler): Server {
-  return bounded(createHttpServer(optionsOf(times), handler))
+  return bounded(createHttpServer(optionsOf(times), handler), times)
 }
 
-function bounded(server: Server): Server {
+function bounded(server: Server, { stalledMsMax }: Times): Server {
   server.maxHeadersCount = HEADERS_COUNT_MAX
-  server.setTimeout(STALLED_MS_MAX)
+  server.setTimeout(stalledMsMax)
   return server
 }
 

@@ -183,7 +183,12 @@ function reading(ports: ApiPorts, port: () => number | null): Pick<Handlers, Rea
       if (status === undefined) return notFound('project', change)
       return { ok: true, value: { status, text: ports.views.statusText(status), rev: driver.rev() } }
     },
-    plan: ({ params }) => project(params['change'] ?? '', (found) => planView(ports, found)),
+    plan: async ({ params }) => {
+      const found = findProject(ports, params['change'] ?? '')
+      return found === undefined
+        ? notFound('project', params['change'] ?? '')
+        : { ok: true, value: await planView(ports, found) }
+    },
     projectOrders: ({ params }) =>
       project(params['change'] ?? '', (found) => ({ orders: orderViews(ports, { project: found.id }) })),
     machines: ({ query }) => {

@@ -36,6 +36,8 @@ export type ApiLimits = {
   readonly headersMsMax: number
   /** For a whole request, its body included. */
   readonly requestMsMax: number
+  /** For an answer that its peer does not take; longer than any call waits (`?wait=`). */
+  readonly stalledMsMax: number
 }
 
 export type ApiPorts = {
@@ -99,6 +101,7 @@ export const API_LIMITS: ApiLimits = {
   feedClientsMax: 256,
   headersMsMax: 10_000,
   requestMsMax: 15_000,
+  stalledMsMax: 60_000,
   waitersMax: 256,
   sessionMsMax: 12 * 3_600_000,
 }

@@ -7,6 +7,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify'
 import { type Refusal, RefusedError } from '../../protocol/errors.ts'
 import { ROUTES, type RouteName } from '../../protocol/http.ts'
+import { SLOW_ROUTES } from '../../protocol/slow-routes.ts'
 import type { Metrics } from '../ports.ts'
 import { nearestNames } from '../domain/nearest.ts'
 import type { Actor } from '../domain/state.ts'
@@ -137,6 +138,9 @@ function addRoute(app: FastifyInstance, parts: RouteParts, name: RouteName): voi
           return () => reply.raw.off('close', callback)
         },
       }
+      // Nothing is sent while it works, which must not look as if nobody took the answer.
+      const slowMs = SLOW_ROUTES.get(name)
+      if (slowMs !== undefined) request.raw.socket.setTimeout(slowMs)
       const handle = parts.handlers[name] as (given: Call<never>) => ReturnType<Handlers[RouteName]>
       const answer = await handle(call)
       if (answer.ok) return sendJson(reply.code(answer.status ?? 200).headers(answer.headers ?? {}), answer.value)

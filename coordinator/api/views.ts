@@ -2,6 +2,7 @@
  * What is shown, made from the driver's view and, for what has ended, from the store. Read-only; called by the
  * handlers. Nothing is counted or guessed here that the core does not say.
  */
+import { setImmediate } from 'node:timers/promises'
 import type { RunRecord } from '../../protocol/files.ts'
 import type { LogPage, MachineView, OrderView, PlanView, ProjectList, RequestView } from '../../protocol/http.ts'
 import { compareNaturally } from '../../protocol/natural-order.ts'
@@ -99,34 +100,38 @@ export function targetsOf(ports: ApiPorts, project: Project): readonly Target[] 
   return ports.store.list('targets', `${project.id}/`)
 }
 
-export function planView(ports: ApiPorts, project: Project): PlanView {
+/** How many plans are read before others have their turn. */
+const PLANS_AT_ONCE = 50
+
+export async function planView(ports: ApiPorts, project: Project): Promise<PlanView> {
   const bags = bagsOf(ports, project)
   const targets = targetsOf(ports, project)
   const warnings = new Map(
     ports.store.list('queries', requestQueryPrefix(project.request)).map((query) => [query.machine, query.warnings]),
   )
   const elsewhere = project.change === null ? undefined : ports.views.status(project.change)?.elsewhere
+  const machines: PlanView['machines'] = []
+  for (const [index, target] of targets.entries()) {
+    if (index % PLANS_AT_ONCE === PLANS_AT_ONCE - 1) await setImmediate()
+    const stored = target.planHash === '' ? undefined : ports.store.get('plans', target.planHash)
+    if (stored === undefined) continue
+    const bag = bags[target.bag]
+    machines.push({
+      name: target.name,
+      phase: bag?.phase ?? 0,
+      bag: bag?.name ?? target.name,
+      planHash: stored.hash,
+      plan: stored.plan,
+      evidence: stored.evidence,
+      warnings: [...(warnings.get(target.machine) ?? [])],
+    })
+  }
   return {
     ...(elsewhere === undefined ? {} : { decideAt: elsewhere.link }),
     digest: project.digest,
     build: project.build,
     region: project.region,
-    machines: targets.flatMap((target) => {
-      const stored = target.planHash === '' ? undefined : ports.store.get('plans', target.planHash)
-      if (stored === undefined) return []
-      const bag = bags[target.bag]
-      return [
-        {
-          name: target.name,
-          phase: bag?.phase ?? 0,
-          bag: bag?.name ?? target.name,
-          planHash: stored.hash,
-          plan: stored.plan,
-          evidence: stored.evidence,
-          warnings: [...(warnings.get(target.machine) ?? [])],
-        },
-      ]
-    }),
+    machines,
     skipped: targets
       .filter((target) => target.planHash === '')
       .map((target) => ({ name: target.name, reason: target.reason ?? '' })),

@@ -10,6 +10,7 @@ import * as v from 'valibot'
 import { RefusedError } from '../../protocol/errors.ts'
 import { PERSON_HEADER, ROUTES, type RouteName, problemSchema } from '../../protocol/http.ts'
 import { connectPinned } from '../../protocol/pin.ts'
+import { SLOW_ROUTES } from '../../protocol/slow-routes.ts'
 import { ClientError, EXIT, usageError } from './failure.ts'
 import { type Target, type Timers, wait } from './target.ts'
 import { spanText } from './text.ts'
@@ -54,16 +55,17 @@ async function callRoute<Name extends RouteName>(
   const body = route.body === null ? null : JSON.stringify(checkedBody(route.body, input.body ?? {}))
   const isKeyed = name === 'requestMake' && body !== null && /"key":/.test(body)
   const repeatable = route.method === 'GET' || isKeyed
+  const waitMs = Math.max(target.timeoutMs, SLOW_ROUTES.get(name) ?? 0)
   for (let tries = 1; ; tries += 1) {
-    const exchange = await exchangeOnce(target, route.method, path, body)
+    const exchange = await exchangeOnce(target, route.method, path, body, waitMs)
     if ('lost' in exchange) {
       // Once, and only what is the same thing when it is done twice.
       if (exchange.sent && repeatable && tries === 1) continue
       throw lostError(target, exchange, repeatable)
     }
-    const waitMs = exchange.status === 429 || (exchange.status === 503 && repeatable) ? exchange.retryAfterMs : null
-    if (waitMs !== null && waitMs <= RETRY_AFTER_MS_MAX && tries < TRIES_MAX) {
-      await wait(timers, waitMs)
+    const pauseMs = exchange.status === 429 || (exchange.status === 503 && repeatable) ? exchange.retryAfterMs : null
+    if (pauseMs !== null && pauseMs <= RETRY_AFTER_MS_MAX && tries < TRIES_MAX) {
+      await wait(timers, pauseMs)
       continue
     }
     return answerOf(target, route.answer as v.GenericSchema<unknown, Answer<Name>>, exchange)
@@ -134,6 +136,7 @@ async function exchangeOnce(
   method: string,
   path: string,
   body: string | null,
+  waitMs: number,
 ): Promise<Exchange | Lost> {
   let connection: Duplex
   try {
@@ -156,7 +159,7 @@ async function exchangeOnce(
       connection.destroy()
       resolve({ lost: `${lost} (${hostOf(target)})`, sent: true, remedy: null })
     }
-    const timer = setTimeout(() => lose(`no answer within ${spanText(target.timeoutMs)}`), target.timeoutMs)
+    const timer = setTimeout(() => lose(`no answer within ${spanText(waitMs)}`), waitMs)
     const call = request({ method, path, headers, createConnection: () => connection })
     call.once('error', (error) => lose(`the connection was lost: ${error.message}`))
     const take = async (response: IncomingMessage) => {

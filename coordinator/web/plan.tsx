@@ -1,7 +1,8 @@
 /** A project's plan, by package: old to new version and on which machines; removals, repairs, apt holds and reboots. */
+import type { FeedRow } from '../../protocol/feed.ts'
 import type { PlanView } from '../../protocol/http.ts'
 import { Foreign, Loading, MachineLink, Problem } from './parts.tsx'
-import { concernsChange, useResource } from './state.ts'
+import { useResource } from './state.ts'
 import { countText, sizeText } from './text.ts'
 
 export type Group = {
@@ -38,8 +39,12 @@ export function groupsOf(plan: Pick<PlanView, 'machines'>): Group[] {
 
 const ORDER: readonly Group['action'][] = ['remove', 'repair', 'install', 'apt hold', 'reboot']
 
+/** What was approved does not change, and it is long: a run is no reason to ask for it again. */
+const isOfPlan = (change: string) => (row: FeedRow) =>
+  row.facts.some((fact) => fact.change === change && fact.fact === 'changeRaised')
+
 export function PlanOf({ change }: { readonly change: string }) {
-  const { value, error } = useResource('plan', { params: { change } }, concernsChange(change))
+  const { value, error } = useResource('plan', { params: { change } }, isOfPlan(change))
   if (value === null) return error === null ? <Loading what="the plan" /> : <Problem error={error} />
   const bytes = value.machines.reduce((sum, { evidence }) => sum + evidence.downloadBytes, 0)
   const warnings = value.machines.flatMap(({ name, warnings: texts }) => texts.map((text) => ({ name, text })))

@@ -10,10 +10,12 @@ import { join } from 'node:path'
 import { type TLSSocket, connect as connectTls } from 'node:tls'
 import t from 'tap'
 import { createApi } from '../../coordinator/api/api.ts'
+import { createLine } from '../../coordinator/api/one-at-a-time.ts'
+import { createClient } from '../../coordinator/client/client.ts'
 import { listenOn, removeStaleSocket } from '../../coordinator/api/doors.ts'
 import { RefusedError } from '../../protocol/errors.ts'
 import { HEAD, problemIn, speak } from './wire.ts'
-import { type World, createWorld } from './world.ts'
+import { type World, createWorld, realClock } from './world.ts'
 
 t.test('[API-8] only TLS 1.3 is spoken', async (t) => {
   const world = await createWorld(t)
@@ -45,6 +47,59 @@ t.test('[API-8] what can not be read as a request is refused and its connection 
   )
   t.equal((await world.call('who', 'vi')).status, 200)
   t.same(world.errors, [], 'nothing of this is an error of the coordinator')
+})
+
+t.test('[API-25] what takes long is waited for on both sides, and what should not is given up', async (t) => {
+  const wait = () => new Promise<void>((resolve) => setTimeout(resolve, 1500))
+  const world = await createWorld(t, {
+    limits: { stalledMsMax: 700 },
+    ports: () => ({
+      backup: async (path) => {
+        await wait()
+        return { ok: true, value: { path, bytes: 1, sha256: '0'.repeat(64), rev: 1, head: '0'.repeat(64) } }
+      },
+      missing: async () => {
+        await wait()
+        return { ok: true, value: { source: null, at: 1, notEnrolled: [], notKnown: [] } }
+      },
+    }),
+  })
+  const timers = { after: realClock.after }
+  const reach = { kind: 'socket', path: world.socket } as const
+  const client = createClient(timers, { name: 'test', timeoutMs: 500, reach })
+  t.match(await client.call('backup', { body: { path: '/srv/copy', passphrase: 'x'.repeat(20) } }), { rev: 1 })
+  await t.rejects(client.call('missing'), /no answer within|connection was lost/)
+  const patient = createClient(timers, { name: 'test', timeoutMs: 60_000, reach })
+  await t.rejects(patient.call('missing'), /connection was lost|broke off/)
+})
+
+t.test('[DSH-17] long looks at the store go one after another, and not on for who has gone', async (t) => {
+  const inLine = createLine()
+  const told: string[] = []
+  const gone = new Map<string, () => void>()
+  const look = (name: string, pages: number) =>
+    inLine(
+      async (isGone) => {
+        for (let page = 1; page <= pages && !isGone(); page += 1) {
+          told.push(`${name}${page}`)
+          await new Promise((resolve) => setImmediate(resolve))
+          if (name === 'b' && page === 2) throw new Error('no disk')
+        }
+        return name
+      },
+      (callback) => {
+        gone.set(name, callback)
+        return () => gone.delete(name)
+      },
+    )
+  const all = [look('a', 3), look('b', 3), look('c', 3), look('d', 2)]
+  gone.get('c')?.()
+  t.same(
+    (await Promise.allSettled(all)).map(({ status }) => status),
+    ['fulfilled', 'rejected', 'fulfilled', 'fulfilled'],
+  )
+  t.same(told, ['a1', 'a2', 'a3', 'b1', 'b2', 'd1', 'd2'])
+  t.equal(gone.size, 0, 'nobody is listened for any more')
 })
 
 t.test('[API-8] who is slow with the handshake, the headers or the body is cut off', async (t) => {

@@ -294,7 +294,7 @@ export function factsOf() {
 }
 
 /** What every plan is made from; the source has a password. */
-const RELEASE = {
+export const RELEASE = {
   uri: 'http://ann:secret@archive.example/debian',
   suite: 'prod',
   sha256: '0'.repeat(64),
@@ -322,12 +322,12 @@ async function addMachine(
   const say = (news: AgentNews) => world.submit(actor, { type: 'agentNews', machine: id, session, news })
   const waiting: string[] = []
   const grants: { readonly order: string }[] = []
-  const answer = (query: string) =>
+  const answer = (query: string, release = RELEASE) =>
     say({
       t: 'planned',
       query,
       plan: planOf('2.0'),
-      evidence: { releases: [RELEASE], downloadBytes: 1, installedBytesDelta: 1, madeAt: 1 },
+      evidence: { releases: [release], downloadBytes: 1, installedBytesDelta: 1, madeAt: 1 },
       warnings: [`${name} has a warning`],
     })
   world.agents.set(id, {
@@ -367,8 +367,8 @@ async function addMachine(
     id,
     grants,
     say,
-    answerPlans: async () => {
-      for (const query of waiting.splice(0)) await answer(query)
+    answerPlans: async (release = RELEASE) => {
+      for (const query of waiting.splice(0)) await answer(query, release)
     },
   }
 }

@@ -12,7 +12,7 @@ import { advance } from '../api/world.ts'
 import { createTime } from '../sim/time.ts'
 import { CHECKOUT } from '../demo/process.ts'
 import { must } from '../coordinator/agent.ts'
-import { type World, createWorld } from '../api/world.ts'
+import { RELEASE, type World, createWorld } from '../api/world.ts'
 import { line, withRuns } from '../api/runs.ts'
 
 const RULES = join(CHECKOUT, 'docs/monitoring/smith-alerts.yml')
@@ -137,6 +137,36 @@ t.test('[MET-2] an unknown run is counted with its age, and the archive of a pla
   t.equal(valueOf(text, 'smith_archive_release_timestamp_seconds', { uri, suite: 'prod' }), 1_699_999_000)
   t.equal(valueOf(text, 'smith_archive_valid_until_timestamp_seconds', { uri, suite: 'prod' }), 1_700_600_000)
   t.notMatch(text, /secret/, 'what logs in to an archive is in no label')
+})
+
+t.test('[MET-5] an archive is told by the plans of open changes, as they were made last', async (t) => {
+  const { world, read } = await createMeasured(t)
+  const machine = await world.machine('prod-dal10-web-worker-1', { plans: false })
+  const uri = 'https://ann:p@ss@[2001:db8::1]:8080/debian;x?token=secret#secret'
+  const raise = async (seconds: number) => {
+    const raised = { change: '' }
+    const raising = world
+      .raise('prod machines: prod-dal10-web-worker-1 outage:0')
+      .then((change) => (raised.change = change))
+    while (raised.change === '') {
+      await machine.answerPlans({ ...RELEASE, uri, date: seconds * 1000 })
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await raising
+    return raised.change
+  }
+  const dateNow = async () =>
+    valueOf(await read(), 'smith_archive_release_timestamp_seconds', {
+      uri: 'https://[2001:db8::1]:8080/debian;x',
+      suite: 'prod',
+    })
+  const first = await raise(1_600_000_000)
+  t.equal(await dateNow(), 1_600_000_000)
+  t.notMatch(await read(), /p@ss|secret/, 'what logs in to an archive is in no label')
+  await world.call('cancel', 'ana', { params: { change: first }, body: {} })
+  t.equal(await dateNow(), undefined, 'a change that is closed raises no alarm')
+  await raise(1_600_050_000)
+  t.equal(await dateNow(), 1_600_050_000, 'nor does what the same plan was once made from')
 })
 
 t.test('[MET-3] promtool finds nothing wrong with the metrics', { skip: noPromtool ?? false }, async (t) => {
