@@ -141,15 +141,16 @@ t.test('[MET-2] an unknown run is counted with its age, and the archive of a pla
 
 t.test('[MET-5] an archive is told by the plans of open changes, as they were made last', async (t) => {
   const { world, read } = await createMeasured(t)
-  const machine = await world.machine('prod-dal10-web-worker-1', { plans: false })
+  const [one, two] = ['prod-dal10-web-worker-1', 'prod-dal10-db-worker-1']
+  const machines = [await world.machine(one, { plans: false }), await world.machine(two, { plans: false })]
   const uri = 'https://ann:p@ss@[2001:db8::1]:8080/debian;x?token=secret#secret'
-  const raise = async (seconds: number) => {
+  const raise = async (name: string, seconds: number) => {
     const raised = { change: '' }
     const raising = world
-      .raise('prod machines: prod-dal10-web-worker-1 outage:0')
+      .raise(`prod machines: ${name} outage:0`)
       .then((change) => (raised.change = change))
     while (raised.change === '') {
-      await machine.answerPlans({ ...RELEASE, uri, date: seconds * 1000 })
+      for (const machine of machines) await machine.answerPlans({ ...RELEASE, uri, date: seconds * 1000 })
       await new Promise((resolve) => setImmediate(resolve))
     }
     await raising
@@ -160,13 +161,15 @@ t.test('[MET-5] an archive is told by the plans of open changes, as they were ma
       uri: 'https://[2001:db8::1]:8080/debian;x',
       suite: 'prod',
     })
-  const first = await raise(1_600_000_000)
+  const first = await raise(one, 1_600_000_000)
   t.equal(await dateNow(), 1_600_000_000)
   t.notMatch(await read(), /p@ss|secret/, 'what logs in to an archive is in no label')
   await world.call('cancel', 'ana', { params: { change: first }, body: {} })
   t.equal(await dateNow(), undefined, 'a change that is closed raises no alarm')
-  await raise(1_600_050_000)
+  await raise(one, 1_600_050_000)
   t.equal(await dateNow(), 1_600_050_000, 'nor does what the same plan was once made from')
+  await raise(two, 1_600_060_000)
+  t.equal(await dateNow(), 1_600_060_000, 'also while a change with that plan is open')
 })
 
 t.test('[MET-3] promtool finds nothing wrong with the metrics', { skip: noPromtool ?? false }, async (t) => {
