@@ -146,9 +146,7 @@ t.test('[MET-5] an archive is told by the plans of open changes, as they were ma
   const uri = 'https://ann:p@ss@[2001:db8::1]:8080/debian;x?token=secret#secret'
   const raise = async (name: string, seconds: number) => {
     const raised = { change: '' }
-    const raising = world
-      .raise(`prod machines: ${name} outage:0`)
-      .then((change) => (raised.change = change))
+    const raising = world.raise(`prod machines: ${name} outage:0`).then((change) => (raised.change = change))
     while (raised.change === '') {
       for (const machine of machines) await machine.answerPlans({ ...RELEASE, uri, date: seconds * 1000 })
       await new Promise((resolve) => setImmediate(resolve))
