@@ -25,24 +25,39 @@ export type Lookup = {
 }
 
 export function createLookup(ports: LookupPorts): Lookup {
-  const { settings, clock, source } = ports
+  let current: Promise<Known> | null = null
+  let next: Promise<Known> | null = null
+  const begin = (): Promise<Known> => {
+    next = null
+    current = askOnce(ports)
+    return current.finally(() => (current = null))
+  }
   return {
-    source,
-    ask: async () => {
-      const at = ports.now()
-      const end = clock.monotonicNow() + settings.totalMsMax
-      try {
-        const given = await inTime(
-          ports,
-          read(ports, () => end - clock.monotonicNow()),
-        )
-        return { source, at, machines: listOf(given, settings) }
-      } catch (error) {
-        if (error instanceof LookupError) return { source, at, problem: error.message, remedy: error.remedy }
-        const problem = `can't be read: ${error instanceof Error ? error.message : String(error)}`
-        return { source, at, problem, remedy: 'see [lookup] in the configuration' }
-      }
+    source: ports.source,
+    // However many ask, the source has one question at a time. Who comes while it answers shares the answer after
+    // that one: this answer may have been read before they came.
+    ask: () => {
+      if (current === null && next === null) return begin()
+      next ??= (current ?? Promise.resolve()).then(begin)
+      return next
     },
+  }
+}
+
+async function askOnce(ports: LookupPorts): Promise<Known> {
+  const { settings, clock, source } = ports
+  const at = ports.now()
+  const end = clock.monotonicNow() + settings.totalMsMax
+  try {
+    const given = await inTime(
+      ports,
+      read(ports, () => end - clock.monotonicNow()),
+    )
+    return { source, at, machines: listOf(given, settings) }
+  } catch (error) {
+    if (error instanceof LookupError) return { source, at, problem: error.message, remedy: error.remedy }
+    const problem = `can't be read: ${error instanceof Error ? error.message : String(error)}`
+    return { source, at, problem, remedy: 'see [lookup] in the configuration' }
   }
 }
 

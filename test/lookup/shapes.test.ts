@@ -3,8 +3,12 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { realHttp } from '../../coordinator/http.ts'
+import { createLookup } from '../../coordinator/lookup/lookup.ts'
+import { readSecret } from '../../coordinator/secrets.ts'
+import { realClock } from '../api/world.ts'
 import { TOKEN, json, record, startStandIn } from './stand-in.ts'
-import { folder, listed, lookupOf, secretFile } from './world.ts'
+import { folder, listed, lookupOf, secretFile, settingsOf } from './world.ts'
 
 const PAGE = {
   count: 2,
@@ -165,5 +169,40 @@ t.test(
     chmodSync(file, 0o604)
     t.match(await listed(`${list}token_file = "${file}"`), /can't be asked: .*others can use it.*see lookup.token_file/)
     t.equal(standIn.keys.length, 5)
+  },
+)
+
+t.test(
+  '[LKP-25] however many ask, the source has one question at a time, and nobody an answer begun before',
+  async (t) => {
+    const begun: (() => void)[] = []
+    const { lookup: settings, source } = settingsOf(`source = "file"\nfile = "/machines.json"`)
+    const lookup = createLookup({
+      ...{ settings, source, clock: realClock, http: realHttp, readSecret, now: () => begun.length },
+      readFile: () => new Promise((resolve) => begun.push(() => resolve('["web-1"]'))),
+    })
+    const goOn = async () => {
+      for (let turn = 0; turn < 10; turn += 1) await new Promise((resolve) => setImmediate(resolve))
+    }
+    const first = lookup.ask()
+    const later = [lookup.ask(), lookup.ask(), lookup.ask()]
+    await goOn()
+    t.equal(begun.length, 1)
+    begun[0]?.()
+    await goOn()
+    t.equal(begun.length, 2, 'three share one')
+    const last = lookup.ask()
+    begun[1]?.()
+    await goOn()
+    begun[2]?.()
+    t.same(
+      (await Promise.all([first, ...later, last])).map(({ at }) => at),
+      [0, 1, 1, 1, 2],
+    )
+    t.equal(begun.length, 3)
+    void lookup.ask()
+    await goOn()
+    t.equal(begun.length, 4, 'and it goes on')
+    begun[3]?.()
   },
 )
