@@ -53,13 +53,32 @@ export async function runUntilIdle(config: AgentConfig): Promise<void> {
   }
 }
 
+/** What stays wrong is found again every second; told as often, it would fill the disk that it may be about. */
+const SAME_AGAIN_MS = 60_000
+const TAIL_BYTES = 8192
+
+/** Whether the end of the log says this already, and not long ago. */
+function isToldAlready({ disk, now }: Pick<RunnerPorts, 'disk' | 'now'>, file: string, text: string): boolean {
+  const size = disk.factsOf(file)?.size ?? 0
+  if (size === 0) return false
+  const tail = disk.read(file, Math.max(0, size - TAIL_BYTES), TAIL_BYTES).toString('utf8')
+  const [at = '', ...rest] = (tail.trimEnd().split('\n').at(-1) ?? '').split(' ')
+  return rest.join(' ') === text && Math.abs(now() - Date.parse(at)) < SAME_AGAIN_MS
+}
+
 /** Where stderr goes may be the very disk that is full, so the log that people read on the machine says it too. */
-function tellFailure(ports: RunnerPorts, config: AgentConfig, error: unknown): void {
+export function tellFailure(
+  ports: Pick<RunnerPorts, 'disk' | 'now'>,
+  config: Pick<AgentConfig, 'logFile' | 'stateDir'>,
+  error: unknown,
+): void {
   const advice =
     codeOf(error) === 'ENOSPC' ? `; make room where ${config.stateDir} lies (df -h), and it goes on by itself` : ''
   const text = `the runner failed and is started again: ${error instanceof Error ? error.message : String(error)}${advice}`
-  const line = `${new Date(ports.now()).toISOString()} - - ${visible(text)}\n`
+  const told = `- - ${visible(text)}`
   try {
+    if (isToldAlready(ports, config.logFile, told)) return
+    const line = `${new Date(ports.now()).toISOString()} ${told}\n`
     ports.disk.write(config.logFile, Buffer.from(line), 'append', 0o644)
   } catch (problem) {
     // stderr, where the error goes besides, is all that is left.

@@ -10,7 +10,7 @@ import type { Refusal } from '../../protocol/errors.ts'
 import { FEED_SUBPROTOCOL } from '../../protocol/feed.ts'
 import type { Driver } from '../driver.ts'
 import type { Clock, Log, Store } from '../ports.ts'
-import type { Authentication, Authenticator } from './authentication.ts'
+import type { Authentication, Authenticator, Caller } from './authentication.ts'
 import { beginOf } from './feed-begin.ts'
 import { type ClientPorts, FeedClient, FeedSocket } from './feed-client.ts'
 import { createRecentRows } from './feed-rows.ts'
@@ -39,6 +39,9 @@ const LOOK_MS = 1_000
 const PING_MS = 15_000
 const CLOSE_TIMEOUT_MS = 5_000
 const RECENT_BYTES_MAX = 4_194_304
+/** The part of all places that one token may have, so that a program that never closes one shuts nobody else out. */
+const SHARE = 0.25
+const SHARE_MIN = 4
 
 export function createFeed(ports: FeedPorts): FeedDoor {
   const { driver, store, clock } = ports
@@ -90,6 +93,11 @@ export function createFeed(ports: FeedPorts): FeedDoor {
         return
       }
       const { caller, from } = admitted
+      const mine = Math.max(SHARE_MIN, Math.floor(ports.clientsMax * SHARE))
+      if ([...clients].filter((client) => client.caller.tokenHash === caller.tokenHash).length >= mine) {
+        endWithProblem(socket, problemOf([tooManyOf(caller, mine)]))
+        return
+      }
       server.handleUpgrade(request, socket, head, (opened) => {
         const client = new FeedClient(clientPorts, opened, caller, from.since)
         clients.add(client)
@@ -157,6 +165,15 @@ function refuseOrigin(headers: IncomingHttpHeaders): Refusal | null {
 
 function closing(): Refusal {
   return { kind: 'unavailable', message: 'the coordinator is stopping', remedy: 'come again when it has started' }
+}
+
+function tooManyOf({ actor }: Caller, most: number): Refusal {
+  const who = actor.kind === 'person' ? actor.name : actor.kind
+  return {
+    kind: 'too-many',
+    message: `${who} follows the feed ${most} times already`,
+    remedy: 'close one; a token for each program tells which of them it is',
+  }
 }
 
 function tooMany(most: number): Refusal {

@@ -194,6 +194,14 @@ t.test('[FED-4] a client that is only behind catches up from the store at its ow
   t.equal(late.socket.readyState, late.socket.OPEN)
 })
 
+t.test('[FED-11] one token takes a part of the places and leaves the others theirs', async (t) => {
+  const { site, token } = await createFeedSite({ ports: { limits: { feedClientsMax: 20 } } })
+  t.teardown(site.close)
+  for (let count = 0; count < 5; count += 1) t.equal(await site.feed('', { token }).begun, 'open')
+  t.match(await site.feed('', { token }).begun, { status: 429, refusals: [{ message: / follows the feed 5 times/ }] })
+  t.equal(await site.feed('', { socket: true }).begun, 'open')
+})
+
 t.test('[FED-5] only who may look follows, and no web page', async (t) => {
   const { site, token } = await createFeedSite({ ports: { limits: { feedClientsMax: 3 } } })
   t.teardown(site.close)
