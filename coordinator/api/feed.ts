@@ -93,11 +93,8 @@ export function createFeed(ports: FeedPorts): FeedDoor {
         return
       }
       const { caller, from } = admitted
-      const mine = Math.max(SHARE_MIN, Math.floor(ports.clientsMax * SHARE))
-      if ([...clients].filter((client) => client.caller.tokenHash === caller.tokenHash).length >= mine) {
-        endWithProblem(socket, problemOf([tooManyOf(caller, mine)]))
-        return
-      }
+      const refusal = refuseShare(clients, caller, ports.clientsMax)
+      if (refusal !== null) return endWithProblem(socket, problemOf([refusal]))
       server.handleUpgrade(request, socket, head, (opened) => {
         const client = new FeedClient(clientPorts, opened, caller, from.since)
         clients.add(client)
@@ -167,7 +164,10 @@ function closing(): Refusal {
   return { kind: 'unavailable', message: 'the coordinator is stopping', remedy: 'come again when it has started' }
 }
 
-function tooManyOf({ actor }: Caller, most: number): Refusal {
+function refuseShare(clients: ReadonlySet<FeedClient>, caller: Caller, clientsMax: number): Refusal | null {
+  const { actor, tokenHash } = caller
+  const most = Math.max(SHARE_MIN, Math.floor(clientsMax * SHARE))
+  if ([...clients].filter((client) => client.caller.tokenHash === tokenHash).length < most) return null
   const who = actor.kind === 'person' ? actor.name : actor.kind
   return {
     kind: 'too-many',

@@ -15,7 +15,7 @@ export function createLine(): <Value>(work: Work<Value>, whenGone: WhenGone) => 
     const begin = () => work(() => caller.isGone).finally(stopListening)
     // That the one before failed says nothing about this one.
     const mine = last.then(begin, begin)
-    last = mine.catch(() => undefined)
+    last = mine
     return mine
   }
 }
