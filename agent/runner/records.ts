@@ -128,6 +128,14 @@ export function openRecords(ports: RecordPorts, files: OrderLayout, bytesMax: nu
   }
 }
 
+/** In the log that people read, at the end of a line whose rest stands in the next: a secret must not be cut in two there. */
+export const GOES_ON = ' [smith: the line goes on]'
+
+function toldOf(line: string, isLast: boolean): string {
+  if (line.endsWith('\n')) return line.slice(0, -1)
+  return isLast ? line : `${line}${GOES_ON}`
+}
+
 type Unnumbered = RunRecord extends infer R ? (R extends RunRecord ? Omit<R, 'n' | 'at'> : never) : never
 
 function loadState(disk: Disk, files: OrderLayout): State {
@@ -223,7 +231,10 @@ function drainInto(
         return record
       }),
     )
-    for (const line of lines) ports.tell(state.step, line.toString('utf8').replace(/\n$/, ''))
+    const isLast = final && reachesEnd && used === bytes.length
+    lines.forEach((line, index) =>
+      ports.tell(state.step, toldOf(line.toString('utf8'), isLast && index === lines.length - 1)),
+    )
     state.offset += used
     isNew = true
   }

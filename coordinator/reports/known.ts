@@ -3,7 +3,7 @@
  * a machine that is out of reach, with what to do at its console. Pure.
  */
 import type { MachineReport, ReportedRun } from '../../protocol/report.ts'
-import { redact } from '../../protocol/redact.ts'
+import { createCleaner, harmlessLine, withHits } from '../../protocol/cleaning.ts'
 import { instanceOf, type View } from '../domain/draft.ts'
 import type { Machine, Order, Project, Target } from '../domain/state.ts'
 import { projectState } from '../domain/status.ts'
@@ -38,16 +38,16 @@ export function knownOf(view: View, machine: Machine, wanted: string | null): Kn
       : `connected from ${session.address} since ${timeOf(session.since)}`,
     ...(session?.impediment == null
       ? []
-      : [`takes no orders: ${session.impediment.message}; ${session.impediment.remedy}`]),
+      : [harmlessLine(`takes no orders: ${session.impediment.message}; ${session.impediment.remedy}`)]),
     ...(machine.quarantined === null ? [] : [`quarantined: ${machine.quarantined}`]),
     `last patched ${timeOf(machine.lastPatchedAt)}; reboot ${machine.rebootPending ? 'pending' : 'not pending'}`,
-    ...(machine.facts === null ? [] : [`says of itself: ${JSON.stringify(machine.facts)}`]),
+    ...(machine.facts === null ? [] : [`says of itself: ${fieldsText(machine.facts)}`]),
     ...(frozen === null ? [] : [`the instance is frozen: ${frozen.reason}`]),
     ...(project === undefined ? [] : projectLines(project)),
-    ...(target === undefined ? [] : [`in it: ${JSON.stringify(target)}`]),
+    ...(target === undefined ? [] : [`in it: ${fieldsText(target)}`]),
     ...(order === undefined
       ? []
-      : [`order: ${JSON.stringify({ ...order, result: order.result === null ? null : '(see run.txt)' })}`]),
+      : [`order: ${fieldsText({ ...order, result: order.result === null ? null : '(see run.txt)' })}`]),
   ]
   const stop = project?.state === 'closed' ? null : project?.stop
   const isStop = stop?.machine === machine.name || target?.state === 'unknown'
@@ -83,6 +83,20 @@ function projectLines(project: Project): string[] {
   ]
 }
 
+/** One below the other and as they are: what JSON does to a text hides a secret from the rules. */
+function fieldsText(row: object): string {
+  return Object.entries(row)
+    .flatMap(([name, value]) => {
+      const all: readonly unknown[] = Array.isArray(value) ? value : [value]
+      if (all.length === 0) return [`\n    ${name}: none`]
+      return all.map(
+        (one) =>
+          `\n    ${name}: ${typeof one === 'object' && one !== null ? fieldsText(one) : harmlessLine(String(one))}`,
+      )
+    })
+    .join('')
+}
+
 function timeOf(at: number | null): string {
   return at === null ? 'never' : new Date(at).toISOString()
 }
@@ -116,10 +130,11 @@ const CONSOLE = [
 /** The report of a machine that gave none: nothing is guessed of it. */
 export function withoutMachine(known: Known, problem: string, at: number): MachineReport {
   const { machine, run } = known
+  const clean = createCleaner()
   return {
     at,
     tookMs: 0,
-    run,
+    run: run === null ? null : clean.run(run),
     findings: [
       {
         text: known.isConnected ? problem : `the machine is out of reach; ${problem}`.slice(0, 2000),
@@ -140,7 +155,7 @@ export function withoutMachine(known: Known, problem: string, at: number): Machi
         : []),
     ],
     files: [],
-    redacted: {},
+    redacted: clean.hits,
   }
 }
 
@@ -150,14 +165,13 @@ export function withoutMachine(known: Known, problem: string, at: number): Machi
  */
 export function withKnown(report: MachineReport, known: Known): MachineReport {
   const isElsewhere = known.isTrouble && known.run !== null && known.run.order !== report.run?.order
-  const { text, hits } = redact(known.text)
-  const redacted = { ...report.redacted }
-  for (const [rule, n] of Object.entries(hits)) redacted[rule] = (redacted[rule] ?? 0) + n
+  const clean = createCleaner()
+  const text = clean.text(known.text)
   const file = { name: COORDINATOR_FILE, what: 'what the coordinator knows of the machine', text }
   return {
     ...report,
-    run: isElsewhere ? known.run : report.run,
-    redacted,
+    run: isElsewhere && known.run !== null ? clean.run(known.run) : report.run,
+    redacted: withHits(report.redacted, clean.hits),
     files: [file, ...report.files.filter((one) => one.name !== COORDINATOR_FILE)],
   }
 }

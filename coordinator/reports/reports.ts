@@ -18,6 +18,7 @@ import {
 import type { View } from '../domain/draft.ts'
 import type { Machine } from '../domain/state.ts'
 import type { Clock, Log, Random } from '../ports.ts'
+import { cleanLine, harmless, isTooLarge } from './harmless.ts'
 import { summaryOf } from './summary.ts'
 import { knownOf, withKnown, withoutMachine } from './known.ts'
 import type { Kept, Shelf } from './shelf.ts'
@@ -107,7 +108,7 @@ class Desk implements Reports {
   onFrame(machine: string, frame: ReportFrame): void {
     const task = this.#tasks.get(machine)
     if (task === undefined || task.report !== frame.report || !task.isAtWork) return
-    if (frame.t === 'reportRefused') return this.#fail(task, frame.problem)
+    if (frame.t === 'reportRefused') return this.#fail(task, cleanLine(frame.problem))
     if (frame.part !== task.parts.length || (task.of !== 0 && task.of !== frame.of)) return
     task.of = frame.of
     task.parts.push(Buffer.from(frame.base64, 'base64'))
@@ -236,18 +237,17 @@ function unpack(packed: Buffer): { readonly report: MachineReport } | { readonly
   try {
     const text = gunzipSync(packed, { maxOutputLength: REPORT_JSON_BYTES_MAX }).toString('utf8')
     const parsed = v.safeParse(machineReportSchema, JSON.parse(text), { abortEarly: true })
-    if (parsed.success) return { report: parsed.output }
-    return {
-      problem:
-        `its report does not have the form of one: ${v.getDotPath(parsed.issues[0]) ?? ''} ${parsed.issues[0].message}`.slice(
-          0,
-          500,
-        ),
+    if (!parsed.success) {
+      const [{ message }] = parsed.issues
+      const problem = `its report does not have the form of one: ${v.getDotPath(parsed.issues[0]) ?? ''} ${message}`
+      return { problem: cleanLine(problem).slice(0, 500) }
     }
+    return isTooLarge(parsed.output)
+      ? { problem: 'its report is larger than the protocol allows' }
+      : { report: harmless(parsed.output) }
   } catch (error) {
-    return {
-      problem: `its report can't be unpacked: ${error instanceof Error ? error.message : String(error)}`.slice(0, 500),
-    }
+    const problem = `its report can't be unpacked: ${error instanceof Error ? error.message : String(error)}`
+    return { problem: cleanLine(problem).slice(0, 500) }
   }
 }
 

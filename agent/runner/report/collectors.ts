@@ -10,6 +10,7 @@ import type { Layout } from '../../disk/layout.ts'
 import type { Disk } from '../../disk/disk.ts'
 import type { Looks } from './looks.ts'
 import type { NewestRun } from './newest-run.ts'
+import { logOfRuns, stepsOf } from './records.ts'
 import type { Source } from './sources.ts'
 
 export type About = {
@@ -47,7 +48,7 @@ export function collectorsFor(about: About): Collector[] {
 const command = (...argv: string[]): Source => ({ kind: 'command', argv })
 const file = (path: string): Source => ({ kind: 'file', path })
 
-function ofTheRun({ config, newest, target }: About): Collector[] {
+function ofTheRun({ config, newest, target, disk }: About): Collector[] {
   const on = (path: string) => file(pathOn(target, path))
   const ofOrder = newest?.files
   return [
@@ -58,16 +59,19 @@ function ofTheRun({ config, newest, target }: About): Collector[] {
     },
     {
       name: 'run.txt',
-      what: 'the files of the newest run: its end, its wrapper, its last records',
+      what: 'the newest run: its end, its wrapper, its steps, notes and result',
       sources:
         ofOrder === undefined
           ? []
-          : [ofOrder.exit, ofOrder.wrapperLog, ofOrder.reboot, ofOrder.records].map((path) => file(path)),
+          : [
+              ...[ofOrder.exit, ofOrder.wrapperLog, ofOrder.reboot].map((path) => file(path)),
+              { kind: 'text', title: 'its steps', make: () => stepsOf(disk, ofOrder) },
+            ],
     },
     {
       name: 'smith-agent.log',
       what: `${config.logFile}, the log of runs on the machine`,
-      sources: [file(config.logFile)],
+      sources: [{ kind: 'text', title: config.logFile, make: () => logOfRuns(disk, config.logFile) }],
     },
     { name: 'apt-history.log', what: "apt's own history", sources: [on('/var/log/apt/history.log')] },
     { name: 'apt-term.log', what: 'what dpkg printed under apt', sources: [on('/var/log/apt/term.log')] },

@@ -5,7 +5,7 @@
 import { gzipSync } from 'node:zlib'
 import { visible } from '../../apt/diagnosis.ts'
 import { type Finding, type MachineReport, REPORT_BYTES_MAX, REPORT_FILE_BYTES_MAX } from '../../../protocol/report.ts'
-import { redact } from '../../../protocol/redact.ts'
+import { createCleaner } from '../../../protocol/cleaning.ts'
 import { aptEnvironment } from '../../apt/command.ts'
 import type { AgentConfig } from '../../config.ts'
 import { join } from 'node:path'
@@ -41,7 +41,7 @@ export async function makeReport(
   const raw = await inPool(collectors, (collector) => textOf(sources, collector))
   let left = REPORT_BYTES_MAX
   const files = collectors.map(({ name, what }, index) => {
-    const text = cutBytes(clean.text(raw[index] ?? ''), Math.min(left, REPORT_FILE_BYTES_MAX))
+    const text = cutBytes(cutLines(clean.text(raw[index] ?? '')), Math.min(left, REPORT_FILE_BYTES_MAX))
     left -= Buffer.byteLength(text)
     return { name, what, text }
   })
@@ -51,7 +51,7 @@ export async function makeReport(
   return {
     at: ports.now(),
     tookMs: Math.max(0, ports.now() - began),
-    run: run === null ? null : { ...run, ...clean.run(run) },
+    run: run === null ? null : clean.run(run),
     findings: findings.map(({ text, evidence, next }) => ({
       text: clean.line(text),
       evidence: evidence === null ? null : clean.line(evidence),
@@ -115,38 +115,16 @@ function ownKey(disk: Disk, layout: Layout): string[] {
     .slice(0, 100)
 }
 
-function createCleaner(literals: readonly string[]) {
-  const hits: Record<string, number> = {}
-  const without = (text: string) => {
-    const redacted = redact(text, literals)
-    for (const [rule, n] of Object.entries(redacted.hits)) hits[rule] = (hits[rule] ?? 0) + n
-    return redacted.text
-  }
-  const line = (text: string) => without(text).slice(0, 2000)
-  return {
-    hits,
-    line,
-    run: ({
-      message,
-      evidence,
-      advice,
-    }: Pick<NonNullable<MachineReport['run']>, 'message' | 'evidence' | 'advice'>) => ({
-      message: line(message),
-      evidence: evidence.map(line),
-      advice: advice.map(line),
-    }),
-    /** Nothing in a report acts on the terminal of whoever reads it. */
-    text: (text: string) =>
-      without(text)
-        .split('\n')
-        .map((one) => visible(one.replace(/\r$/, '')))
-        .map((one) =>
-          one.length <= LINE_CHARACTERS_MAX
-            ? one
-            : `${one.slice(0, LINE_CHARACTERS_MAX)} ${leftOut(`${one.length - LINE_CHARACTERS_MAX} characters are left out`)}`,
-        )
-        .join('\n'),
-  }
+/** A line that is too long to be read is cut. */
+function cutLines(text: string): string {
+  return text
+    .split('\n')
+    .map((one) =>
+      one.length <= LINE_CHARACTERS_MAX
+        ? one
+        : `${one.slice(0, LINE_CHARACTERS_MAX)} ${leftOut(`${one.length - LINE_CHARACTERS_MAX} characters are left out`)}`,
+    )
+    .join('\n')
 }
 
 /** What explains a failure stands at the end of a log, so the middle goes. */

@@ -10,6 +10,7 @@ import { type Disk, readIfExists } from '../../disk/disk.ts'
 import { type Layout, type OrderLayout, orderLayoutOf } from '../../disk/layout.ts'
 import { knownOrders, lastRecordAsWritten, readFate } from '../../disk/order-state.ts'
 import { visible } from '../../apt/diagnosis.ts'
+import { lineAround } from './records.ts'
 
 export type NewestRun = { readonly files: OrderLayout; readonly run: ReportedRun; readonly plan: Plan | null }
 
@@ -34,7 +35,7 @@ export function newestRun(disk: Disk, layout: Layout): NewestRun | null {
     return { files, plan, run: { order, change, step, outcome, cause, message, evidence, advice, at } }
   }
   const step = last !== null && 'step' in last ? last.step : 'claim'
-  const told = last?.type === 'note' ? last.text : last?.type === 'line' && 'text' in last ? last.text : ''
+  const told = last?.type === 'note' ? last.text : last?.type === 'line' ? lineAround(disk, files, last.offset) : ''
   const message = `at work, at ${step}${told.trim() === '' ? '' : `; last said: ${visible(told.trim())}`}`.slice(
     0,
     2000,
