@@ -101,6 +101,8 @@ const runSchema = v.strictObject({
   reboot_when: v.optional(v.pipe(v.array(folder), v.maxLength(64)), []),
 })
 
+export const DEFAULT_STATE_DIR = '/var/lib/smith'
+
 const configSchema = v.strictObject({
   coordinator: v.optional(
     v.pipe(
@@ -111,7 +113,7 @@ const configSchema = v.strictObject({
       ),
     ),
   ),
-  state_dir: v.optional(folder, '/var/lib/smith'),
+  state_dir: v.optional(folder, DEFAULT_STATE_DIR),
   log_file: v.optional(folder, '/opt/smith-agent.log'),
   repos_dir: v.optional(folder, '/etc/smith/repos'),
   checks_dir: v.optional(folder, '/etc/smith/checks.d'),

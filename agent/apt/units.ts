@@ -56,12 +56,16 @@ export function parseUnits(text: string): Unit[] {
 
 /** Static units are started by others and may rest, but without these nothing goes. */
 const CORE = ['dbus.service', 'systemd-journald.service', 'systemd-logind.service', 'systemd-udevd.service']
-/** smith's own: that the result arrives says all of them. */
-const OWN = /^smith-(agent|run)\./
+/** smith's own: that the result arrives says all of them, and of a health report nothing hangs on how it ended. */
+const OWN = /^smith-(agent|run|report)\./
+
+export function isOwn({ id }: Pick<Unit, 'id'>): boolean {
+  return OWN.test(id)
+}
 
 /** A unit that is at work and that neither ends nor rests by itself: after a run it must be there again. */
 export function isWatched(unit: Unit, isBooted: boolean): boolean {
-  if (unit.active !== 'active' || OWN.test(unit.id)) return false
+  if (unit.active !== 'active' || isOwn(unit)) return false
   if (CORE.includes(unit.id)) return true
   if (unit.isTriggered) return false
   if (['enabled', 'enabled-runtime', 'generated', 'linked', 'linked-runtime'].includes(unit.file)) return true

@@ -7,6 +7,7 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { spawnSync } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import {
   closeSync,
   constants,
@@ -88,8 +89,9 @@ export function createRealDisk(): Disk {
 
 function nameAll(folder: string): number {
   const names = readdirSync(folder, { encoding: 'buffer' }).filter((name) => !isUtf8(name))
-  for (const [n, name] of names.entries())
-    renameSync(Buffer.concat([Buffer.from(`${folder}/`), name]), join(folder, `unnamed-${process.pid}-${n}`))
+  // By chance, so that whoever owns the folder can't have put anything there.
+  for (const name of names)
+    renameSync(Buffer.concat([Buffer.from(`${folder}/`), name]), join(folder, `unnamed-${randomUUID()}`))
   return names.length
 }
 

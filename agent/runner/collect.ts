@@ -7,43 +7,80 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { RefusedError } from '../../protocol/errors.ts'
 import { distrusted, steeringPaths } from '../apt/trust.ts'
-import { AGENT_CONFIG_FILE, readAgentConfig } from '../config.ts'
+import type { MachineReport } from '../../protocol/report.ts'
+import { AGENT_CONFIG_FILE, type AgentConfig, DEFAULT_STATE_DIR, readAgentConfig } from '../config.ts'
 import { createRealDisk } from '../disk/disk.ts'
 import { makeStateFolders } from '../disk/grant-key.ts'
 import { layoutOf } from '../disk/layout.ts'
 import { createRealPorts } from './real-ports.ts'
-import { makeReport, packReport } from './report/make.ts'
+import type { LookPorts } from './report/looks.ts'
+import { emptyReport, makeReport, packReport } from './report/make.ts'
 import { keepReport, sweepTemporary, takeAsks } from './report/spool.ts'
 
 /** So long after a report none is made, however often one is asked for. */
 const PAUSE_MS = 3000
 const FAILED_PAUSE_MS = 10_000
 
+/** Then it ends, and is started again as long as somebody asks: the unit's own bound must never be met. */
+const ROUNDS_MS_MAX = 240_000
+
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { config: { type: 'string', default: AGENT_CONFIG_FILE } } })
-  const config = readAgentConfig(values.config)
-  const refusal = process.geteuid?.() === 0 ? distrusted(steeringPaths(createRealDisk(), config)) : null
-  process.umask(0o027)
-  const layout = layoutOf(config.stateDir)
   const ports = await createRealPorts()
+  const { stateDir, config, problem } = configOf(values.config)
+  const layout = layoutOf(stateDir)
+  process.umask(0o027)
   makeStateFolders(ports.disk, layout)
   sweepTemporary(ports.disk, layout)
+  const began = ports.now()
   for (let asks = takeAsks(ports.disk, layout); asks.length > 0; asks = takeAsks(ports.disk, layout)) {
-    // After the entries are gone, so that it is not started again without an end.
-    if (refusal !== null) throw new RefusedError([refusal])
-    keepReport(ports.disk, layout, asks, packReport(await makeReport(ports, config)))
+    // Whoever asks is told why there is nothing: the machine that can't make one is the machine it is wanted of.
+    const report = config === null ? failedReport(ports, problem) : await made(ports, config)
+    keepReport(ports.disk, layout, asks, packReport(report))
+    if (Math.abs(ports.now() - began) > ROUNDS_MS_MAX) return
     await delay(PAUSE_MS)
   }
+}
+
+type Configured = { readonly stateDir: string; readonly config: AgentConfig | null; readonly problem: string }
+
+/** The configuration, or why it may not be used; what can't be read at all is asked for where it is by default. */
+function configOf(file: string): Configured {
+  try {
+    const config = readAgentConfig(file)
+    const { stateDir } = config
+    const refusal = process.geteuid?.() === 0 ? distrusted(steeringPaths(createRealDisk(), config)) : null
+    return refusal === null
+      ? { stateDir, config, problem: '' }
+      : { stateDir, config: null, problem: `${refusal.message}; ${refusal.remedy}` }
+  } catch (error) {
+    return { stateDir: DEFAULT_STATE_DIR, config: null, problem: problemOf(error) }
+  }
+}
+
+async function made(ports: LookPorts, config: AgentConfig): Promise<MachineReport> {
+  try {
+    return await makeReport(ports, config)
+  } catch (error) {
+    return failedReport(ports, problemOf(error))
+  }
+}
+
+function failedReport(ports: LookPorts, problem: string): MachineReport {
+  process.stderr.write(`smith: no health report: ${problem}\n`)
+  return emptyReport(ports.now(), problem)
+}
+
+function problemOf(error: unknown): string {
+  if (error instanceof RefusedError)
+    return error.refusals.map((refusal) => `${refusal.message}; ${refusal.remedy}`).join('; ')
+  return error instanceof Error ? (error.stack ?? error.message) : String(error)
 }
 
 main().then(
   () => process.exit(0),
   (error: unknown) => {
-    const texts =
-      error instanceof RefusedError
-        ? error.refusals.map((refusal) => `${refusal.message}\n${refusal.remedy}`)
-        : [error instanceof Error ? (error.stack ?? error.message) : String(error)]
-    for (const text of texts) process.stderr.write(`smith: no health report: ${text}\n`)
+    process.stderr.write(`smith: no health report: ${problemOf(error)}\n`)
     // What asks for it may still lie there, and the path unit starts this again at once.
     setTimeout(() => process.exit(1), FAILED_PAUSE_MS)
   },

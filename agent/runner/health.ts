@@ -4,7 +4,7 @@
  */
 import * as v from 'valibot'
 import { countSchema } from '../../protocol/ids.ts'
-import { isWatched } from '../apt/units.ts'
+import { isOwn, isWatched } from '../apt/units.ts'
 
 const unitSchema = v.strictObject({
   id: v.string(),
@@ -85,7 +85,7 @@ function compareUnits(before: Health, after: Health): Comparison {
   const was = new Map(before.units.map((unit) => [unit.id, unit]))
   const is = new Map(after.units.map((unit) => [unit.id, unit]))
   const worse: Worse[] = after.units
-    .filter((unit) => unit.active === 'failed' && was.get(unit.id)?.active !== 'failed')
+    .filter((unit) => unit.active === 'failed' && was.get(unit.id)?.active !== 'failed' && !isOwn(unit))
     .map((unit) => ({ text: `unit ${unit.id} has failed`, isFinal: true }))
   const notes: string[] = []
   for (const unit of before.units) {

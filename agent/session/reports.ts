@@ -6,7 +6,7 @@
 import { join } from 'node:path'
 import { type AgentFrame, type CoordinatorFrame } from '../../protocol/agent.ts'
 import { REPORT_PACKED_BYTES_MAX, REPORT_PART_BYTES_MAX } from '../../protocol/report.ts'
-import { createExclusively } from '../disk/disk.ts'
+import { codeOf } from '../disk/disk.ts'
 import type { AgentPorts, Cancel } from '../ports.ts'
 import { guard } from './guard.ts'
 
@@ -50,6 +50,14 @@ export function createReports(ports: Ports, send: (frame: AgentFrame) => void): 
       send({ t: 'reportRefused', report, problem })
     })
   }
+  const ask = (report: string) => {
+    try {
+      // Empty, so that it is there whole at once. A temporary name beside it would be taken by a collector at work.
+      disk.write(join(layout.asks, report), Buffer.alloc(0), 'create', 0o640)
+    } catch (error) {
+      if (codeOf(error) !== 'EEXIST') throw error
+    }
+  }
   return {
     stop,
     onAsk: ({ report, part }) => {
@@ -57,7 +65,7 @@ export function createReports(ports: Ports, send: (frame: AgentFrame) => void): 
       stop()
       const isDone = guard(log, 'asking for a health report', { report }, () => {
         if (answer(report, part)) return true
-        createExclusively(disk, join(layout.asks, report), '', 0o640)
+        ask(report)
         ports.startCollector?.()
         awaitReport(report, clock.monotonicNow() + WAIT_MS_MAX)
         return true

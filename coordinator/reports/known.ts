@@ -14,12 +14,16 @@ export type Known = {
   readonly change: string | null
   readonly order: string | null
   readonly run: ReportedRun | null
+  /** Its order was granted, and nobody knows that it has ended. */
+  readonly mayBeAtWork: boolean
   /** The machine has failed, or is unknown, as far as the coordinator knows. */
   readonly isTrouble: boolean
   /** The command for the stop, where it is this machine's. */
   readonly lift: string | null
   readonly text: string
 }
+
+const AT_WORK: ReadonlySet<Order['state']> = new Set(['granted', 'running', 'unknown'])
 
 /** `order` is the one that the report is for; without it the one of the project that has the machine. */
 export function knownOf(view: View, machine: Machine, wanted: string | null): Known {
@@ -56,7 +60,8 @@ export function knownOf(view: View, machine: Machine, wanted: string | null): Kn
     isConnected: session !== undefined,
     change: project?.change ?? null,
     order: order?.id ?? null,
-    run: target === undefined ? null : runOf(order, target, project?.change ?? null),
+    run: target === undefined || hasNoRun(target) ? null : runOf(order, target, project?.change ?? null),
+    mayBeAtWork: order !== undefined && AT_WORK.has(order.state),
     isTrouble: target?.state === 'failed' || target?.state === 'unknown',
     lift: isStop ? (stop?.lift ?? null) : null,
     text: lines.join('\n'),
@@ -101,6 +106,11 @@ function timeOf(at: number | null): string {
   return at === null ? 'never' : new Date(at).toISOString()
 }
 
+/** It was left out, and nothing of it is awaited. */
+function hasNoRun({ state }: Target): boolean {
+  return state === 'skipped' || state === 'cancelled'
+}
+
 function runOf(order: Order | undefined, target: Target, change: string | null): ReportedRun {
   return {
     order: order?.id ?? null,
@@ -137,19 +147,20 @@ export function withoutMachine(known: Known, problem: string, at: number): Machi
     run: run === null ? null : clean.run(run),
     findings: [
       {
-        text: known.isConnected ? problem : `the machine is out of reach; ${problem}`.slice(0, 2000),
+        text: (known.isConnected
+          ? `${problem}; look on the machine`
+          : `the machine is out of reach; if it does not answer, go to its console; ${problem}`
+        ).slice(0, 2000),
         evidence: `last heard of ${timeOf(machine.lastSeenAt)}`,
-        next: known.isConnected
-          ? 'on the machine: journalctl -u smith-report -n 50'
-          : `ping ${machine.name}; then its console`,
+        next: known.isConnected ? 'journalctl -u smith-report -n 50' : `ping -c 3 ${machine.name}`,
       },
       ...(known.isConnected ? [] : [{ text: 'at its console, as root', evidence: null, next: CONSOLE.join('; ') }]),
-      ...(run?.outcome === 'unknown' || (run !== null && run.outcome === null)
+      ...(known.mayBeAtWork
         ? [
             {
-              text: 'its run may still be at work: do not stop apt or dpkg there, and do not reboot it while they are',
+              text: 'its run may still be at work: do not stop apt or dpkg there, and do not reboot it while they are; it tells its result by itself when it is back',
               evidence: 'nothing but the machine itself, or a person who has looked, knows how the run ended',
-              next: 'ps -ef | grep -E "apt|dpkg"; it tells its result by itself when it is back',
+              next: 'ps -ef | grep -E "apt|dpkg"',
             },
           ]
         : []),

@@ -55,7 +55,7 @@ function findingText({ text, evidence, next }: Finding): string {
   return [
     `- ${text}`,
     ...(evidence === null ? [] : [`  - seen: ${evidence}`]),
-    ...(next === null ? [] : [`  - next: ${next}`]),
+    ...(next === null ? [] : [`  - next: \`${next}\``]),
   ].join('\n')
 }
 

@@ -6,9 +6,13 @@ import { isNews, useResource } from './state.ts'
 
 type Project = Answer<'projects'>['projects'][number]
 
+/** What the coordinator gives at once; fewer are the last. */
+const PAGE = 50
+
 export function History() {
   const { value, error } = useResource('projects', {}, isNews)
   const [older, setOlder] = useState<readonly Project[]>([])
+  const [isAll, setIsAll] = useState(false)
   const [failed, setFailed] = useState<CallError | null>(null)
   const newest = value?.projects ?? []
   const known = new Set(newest.map(({ change, createdAt }) => change ?? String(createdAt)))
@@ -17,6 +21,7 @@ export function History() {
     try {
       const page = await call('projects', { query: { before: String(shown.at(-1)?.createdAt ?? 0) } })
       setOlder([...older, ...page.projects])
+      setIsAll(page.projects.length < PAGE)
       setFailed(null)
     } catch (refused) {
       if (!(refused instanceof CallError)) throw refused
@@ -28,7 +33,7 @@ export function History() {
       <h1>Projects</h1>
       <Problem error={error ?? failed} />
       {value === null ? error === null && <Loading what="the projects" /> : <Table projects={shown} />}
-      {shown.length > 0 && (
+      {!isAll && newest.length >= PAGE && (
         <p>
           <button type="button" onClick={() => void more()}>
             Older

@@ -116,7 +116,7 @@ function One({ machine }: { readonly machine: MachineView | undefined }) {
   const problem = machine.quarantined ?? machine.impediment?.message ?? null
   return (
     <>
-      <span role="cell">
+      <span role="cell" class="of-machine">
         <MachineLink name={machine.name} />
       </span>
       <span role="cell" class="clip">

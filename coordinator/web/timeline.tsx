@@ -107,7 +107,7 @@ function One({
   const { machine } = row
   return (
     <>
-      <span role="cell">
+      <span role="cell" class="of-machine">
         <MachineLink name={machine.name} order={machine.order} />
       </span>
       <span role="cell" class="clip">

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import type { ReportView } from '../../protocol/report.ts'
 import { problem } from './fake-coordinator.ts'
-import { setUp } from './run-cli.ts'
+import { makeHome, setUp } from './run-cli.ts'
 import * as s from './samples.ts'
 
 const REPORT = 'ab'.repeat(16)
@@ -93,7 +93,9 @@ t.test(
         folder: join(output, 'web-1'),
         problem: null,
         files: ['SUMMARY.md', 'run-output.log', 'locks.txt'],
+        error: null,
       },
+      { machine: 'web-3', folder: null, error: /the disk is full/ },
     ])
     t.same(readdirSync(output), ['web-1'])
   },
@@ -120,5 +122,26 @@ t.test(
     t.match(refused, { status: 1, err: /is no health report\n.*--output/ })
     t.same(readdirSync(join(precious, 'web-1')), ['mine'])
     t.match(await home.run(['report']), { status: 2, err: /no machine is named/ })
+  },
+)
+
+t.test(
+  '[RPT-17] a name that no machine has is refused, and machines of one name on two instances both come',
+  async (t) => {
+    const { home, fake } = await setUp(t)
+    const output = join(home.path, 'out')
+    for (const name of ['../../escaped', '..', 'a/b', '.hidden', 'a\nb']) {
+      fake.on('machines', () => ({ machines: [s.machineView(name)] }))
+      const refused = await home.run(['report', 'web-*', '--output', output])
+      t.match(refused, { status: 1, err: /machine that is named .*\n.*No machine is named so/ }, name)
+      t.notOk(existsSync(output), 'and nothing is written')
+    }
+    fake.on('machines', () => ({ machines: [s.machineView('web-1')] }))
+    fake.on('reportAsk', ({ params }) => done(params['machine'] ?? ''))
+    fake.on('reportFile', ({ params }) => ({ name: params['file'] ?? '', text: '' }))
+    const two = makeHome({ one: fake, two: fake })
+    t.teardown(two.remove)
+    t.equal((await two.run(['report', 'web-1', '--output', output])).status, 0)
+    t.same(readdirSync(output).toSorted(), ['web-1@one', 'web-1@two'])
   },
 )

@@ -9,7 +9,6 @@ import {
   fit,
   jsonText,
   parseDuration,
-  shellWord,
   sizeText,
   spanText,
   tableLines,
@@ -18,6 +17,7 @@ import {
   visibleText,
   widthOf,
 } from '../../coordinator/client/text.ts'
+import { shellWord } from '../../protocol/shell-word.ts'
 import { rowText } from '../../coordinator/cli/verbs/logs.ts'
 import { AT, id, line, machineStatus, order, projectView } from './samples.ts'
 

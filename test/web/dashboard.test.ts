@@ -305,6 +305,7 @@ browserTest(
           .waitFor({ state: 'detached' })
         const pale = await page.evaluate(PALE)
         tt.same(pale, [], `/${view} in ${colorScheme}: every text can be read`)
+        tt.same(await page.evaluate(CUT_NAMES), [], `/${view}: what tells a machine from the next is shown`)
         const unnamed = await page.evaluate(UNNAMED)
         tt.same(unnamed, [], `/${view}: everything that takes a click has a name`)
       }
@@ -318,6 +319,18 @@ browserTest(
     await page.context().close()
   },
 )
+
+/** Names of machines in lists whose end can't be seen. */
+const CUT_NAMES = `[...document.querySelectorAll('.list .row a.name')]
+  .filter((link) => {
+    const range = document.createRange()
+    const name = link.firstChild
+    range.setStart(name, name.length - 1)
+    range.setEnd(name, name.length)
+    const [end, cell] = [range, link.parentElement].map((one) => one.getBoundingClientRect())
+    return end.right > cell.right + 1 || end.left < cell.left - 1
+  })
+  .map((link) => link.textContent)`
 
 const UNNAMED = `[...document.querySelectorAll('a, button, input')]
   .filter((one) => !(one.textContent?.trim() || one.getAttribute('aria-label') || one.labels?.length))

@@ -1,7 +1,8 @@
 /** What in a health report a person should know besides the cause of the run, with what to type next. Pure. */
 import type { Finding, ReportedRun } from '../../../protocol/report.ts'
+import { shellWord } from '../../../protocol/shell-word.ts'
 import { visible } from '../../apt/diagnosis.ts'
-import { holderAdvice, holderText } from '../../apt/preflight.ts'
+import { holderText } from '../../apt/preflight.ts'
 import { shortList } from '../../apt/plan.ts'
 import { type Looks, triedText } from './looks.ts'
 
@@ -12,7 +13,6 @@ const FUTURE_MS_MAX = 10_000
 export type FindingsGiven = {
   readonly looks: Looks
   readonly run: ReportedRun | null
-  readonly now: number
   readonly freeBytesMin: number
 }
 
@@ -33,11 +33,11 @@ function space({ looks, freeBytesMin }: FindingsGiven): Finding[] {
       ...(freeBytes < freeBytesMin
         ? [
             {
-              text: `the file system of ${path} is full`,
+              text: `the file system of ${path} is full${path.endsWith('/boot') ? '; old kernels may go' : ''}`,
               evidence: `${megabytes(freeBytes)} free, ${megabytes(freeBytesMin)} should be`,
               next: path.endsWith('/boot')
-                ? 'apt-get autoremove --purge (old kernels)'
-                : `du -xm ${path} | sort -n | tail; apt-get clean`,
+                ? 'apt-get autoremove --purge'
+                : `du -xm ${shellWord(path)} | sort -n | tail; apt-get clean`,
             },
           ]
         : []),
@@ -46,7 +46,7 @@ function space({ looks, freeBytesMin }: FindingsGiven): Finding[] {
             {
               text: `the file system of ${path} has no inodes left`,
               evidence: `${freeInodes} free`,
-              next: `du --inodes -x ${path} | sort -n | tail`,
+              next: `du --inodes -x ${shellWord(path)} | sort -n | tail`,
             },
           ]
         : []),
@@ -65,27 +65,27 @@ function packages({ looks }: FindingsGiven): Finding[] {
     ...(unfinished.length > 0
       ? [
           {
-            text: `${unfinished.length} ${unfinished.length === 1 ? 'package is' : 'packages are'} half installed`,
+            text: `${unfinished.length} ${unfinished.length === 1 ? 'package is' : 'packages are'} half installed; a retry repairs that first`,
             evidence: shortList(unfinished.map((one) => `${one.name} is ${one.state}`)),
-            next: 'dpkg --audit (a retry repairs them first)',
+            next: 'dpkg --audit',
           },
         ]
       : []),
     ...(looks.isJournalLeft && holders.length === 0
       ? [
           {
-            text: 'dpkg was interrupted',
+            text: 'dpkg was interrupted; a retry repairs that first',
             evidence: 'its journal is left in /var/lib/dpkg/updates',
-            next: 'dpkg --configure -a (a retry does it first)',
+            next: 'dpkg --configure -a',
           },
         ]
       : []),
     ...holders
       .filter(([path]) => !path.endsWith('runner.lock'))
       .map(([path, holder]) => ({
-        text: `${path} is held`,
+        text: `${path} is held; let that program end, then retry, and never delete a lock file`,
         evidence: `${holderText(holder)}, for ${Math.round(holder.forMs / 1000)} s`,
-        next: holderAdvice(holder),
+        next: holder.unit === null ? `ps -fp ${holder.pid}` : `systemctl status ${shellWord(holder.unit)}`,
       })),
     ...(held.length > 0
       ? [
@@ -101,23 +101,26 @@ function packages({ looks }: FindingsGiven): Finding[] {
           {
             text: `${debt.length} configuration ${debt.length === 1 ? 'file was' : 'files were'} kept beside a newer one of the package`,
             evidence: shortList(debt),
-            next: `diff -u ${(debt[0] ?? '').replace(/\.[a-z]+-[a-z]+$/, '')} ${debt[0] ?? ''}`,
+            next: `diff -u ${shellWord((debt[0] ?? '').replace(/\.[a-z]+-[a-z]+$/, ''))} ${shellWord(debt[0] ?? '')}`,
           },
         ]
       : []),
   ]
 }
 
-function archives({ looks, now }: FindingsGiven): Finding[] {
-  return looks.releases.flatMap(({ what, dateAt, validUntilAt }): Finding[] => {
+/** As they were at the run: an archive that was signed anew since is in order. */
+function archives({ looks, run }: FindingsGiven): Finding[] {
+  return looks.releases.flatMap(({ isOfRun, what, dateAt, validUntilAt }): Finding[] => {
+    if (!isOfRun || run === null) return []
+    const now = run.at
     const isExpired = validUntilAt !== null && validUntilAt < now
     const isAhead = dateAt !== null && dateAt - now > FUTURE_MS_MAX
     if (!isExpired && !isAhead) return []
     return [
       {
-        text: `the Release file of ${what} ${isExpired ? 'has expired' : 'is dated in the future'}`,
-        evidence: `${isExpired ? 'Valid-Until' : 'Date'} ${new Date((isExpired ? validUntilAt : dateAt) ?? 0).toISOString()}, here it is ${new Date(now).toISOString()}`,
-        next: 'date -u (a right clock: have the repository signed again)',
+        text: `the Release file of ${what} ${isExpired ? 'had expired' : 'was dated in the future'} at the run; where the clock is right, the repository has to be signed again`,
+        evidence: `${isExpired ? 'Valid-Until' : 'Date'} ${new Date((isExpired ? validUntilAt : dateAt) ?? 0).toISOString()}, the run was at ${new Date(now).toISOString()}`,
+        next: 'date -u',
       },
     ]
   })
@@ -132,7 +135,7 @@ function services({ looks }: FindingsGiven): Finding[] {
           {
             text: `${failedUnits.length} ${failedUnits.length === 1 ? 'unit has' : 'units have'} failed`,
             evidence: shortList([...failedUnits]),
-            next: `systemctl status ${failedUnits.slice(0, 5).join(' ')}`,
+            next: `systemctl status ${failedUnits.slice(0, 5).map(shellWord).join(' ')}`,
           },
         ]
       : []),
@@ -160,10 +163,10 @@ function services({ looks }: FindingsGiven): Finding[] {
 
 function network({ looks }: FindingsGiven): Finding[] {
   return looks.connections
-    .filter((one) => one.how !== 'connected')
+    .filter((one) => one.how !== 'connected' && (one.isCoordinator || !looks.isProxied))
     .map((one) => ({
       text: `no connection to ${one.isCoordinator ? 'the coordinator' : 'an archive'}`,
       evidence: triedText(one),
-      next: 'ip route; getent hosts NAME; see network.txt',
+      next: `ip route; getent hosts ${shellWord(one.host)}`,
     }))
 }

@@ -29,6 +29,8 @@ import type { NewestRun } from './newest-run.ts'
 import { endOf, leftOut, outputOf, type SourcePorts } from './sources.ts'
 
 export type ReleaseFile = {
+  /** Of the lists that the newest run had; apt's own on the machine are renewed by nobody who has to. */
+  readonly isOfRun: boolean
   readonly what: string
   readonly dateAt: number | null
   readonly validUntilAt: number | null
@@ -53,10 +55,12 @@ export type Looks = {
   readonly spaces: readonly Space[]
   readonly readOnly: readonly string[]
   readonly isClockKept: boolean | null
+  /** apt goes to archives by a proxy, so that a connection straight to one says nothing. */
+  readonly isProxied: boolean
   readonly connections: readonly Tried[]
   readonly connectionsText: () => string
 }
-export type Tried = Connected & { readonly what: string; readonly isCoordinator: boolean }
+export type Tried = Connected & { readonly what: string; readonly host: string; readonly isCoordinator: boolean }
 
 export type LookPorts = Pick<RunnerPorts, 'disk' | 'now' | 'machine' | 'lockHolder' | 'connect'>
 export type LookAbout = {
@@ -72,18 +76,23 @@ const ASKED_BYTES_MAX = 1_048_576
 const NAMES_MAX = 60
 const CONNECT_MS_MAX = 5000
 const HOSTS_MAX = 12
+/** A proxy, or a program that finds one. */
+const PROXY = /^Acquire::(?:https?::)?(?:\S*::)?Proxy(?:-Auto-Detect)?=(?!DIRECT$).+/i
 const OOM = /out of memory|oom-kill|Killed process/i
 
 export async function look(about: LookAbout): Promise<Looks> {
   const { ports, sources, target, config, newest } = about
   const { disk, machine } = ports
   const isReal = target.root === null
-  const ask = (argv: string[], only?: RegExp) =>
-    outputOf(sources, { kind: 'command', argv, ...(only === undefined ? {} : { only }) }, ASKED_BYTES_MAX)
-  const [units, oomText, clock, connections] = await Promise.all([
+  const ask = (argv: string[], only?: RegExp, keeps?: 'end') => {
+    const given = { ...(only === undefined ? {} : { only }), ...(keeps === undefined ? {} : { keeps }) }
+    return outputOf(sources, { kind: 'command', argv, ...given }, ASKED_BYTES_MAX)
+  }
+  const [units, oomText, clock, proxies, connections] = await Promise.all([
     isReal ? ask(unitsArgv([])) : '',
-    isReal ? ask(['journalctl', '-k', '-b', '-n', '5000', '--no-pager'], OOM) : '',
+    isReal ? ask(['journalctl', '-k', '-b', '-n', '20000', '--no-pager'], OOM, 'end') : '',
     isReal ? ask(['timedatectl', 'show', '-p', 'NTPSynchronized']) : '',
+    ask(['apt-config', 'dump', '--format', '%F=%v%n', 'Acquire'], PROXY),
     tryConnections(about),
   ])
   const packages = quiet(() => [...parseDpkgStatus(dpkgStatusText(disk, target)).values()], [])
@@ -102,7 +111,10 @@ export async function look(about: LookAbout): Promise<Looks> {
     held: packages.filter((one) => one.isHeld).map((one) => `${one.name}:${one.arch} ${one.version}`),
     releases,
     releasesText: releases
-      .map((one) => `${one.what}: ${timeText(one.dateAt)} to ${timeText(one.validUntilAt)}`)
+      .map(
+        ({ what, dateAt, validUntilAt, isOfRun }) =>
+          `${what}: ${timeText(dateAt)} to ${timeText(validUntilAt)}${isOfRun ? '' : " (the machine's own lists, which no run uses)"}`,
+      )
       .join('\n'),
     debt: quiet(() => Object.keys(conffileDebt(disk, pathOn(target, '/etc'))).toSorted(), []),
     holders,
@@ -119,8 +131,13 @@ export async function look(about: LookAbout): Promise<Looks> {
     spaces: spacesOf(about),
     readOnly: readOnlyPaths(machine.textOf('/proc/self/mountinfo') ?? '', target, true),
     isClockKept: clock.includes('NTPSynchronized=') ? clock.includes('NTPSynchronized=yes') : null,
+    isProxied: proxies !== '',
     connections,
-    connectionsText: () => connections.map(triedText).join('\n'),
+    connectionsText: () =>
+      [
+        ...(proxies === '' ? [] : [leftOut('apt reaches archives by a proxy here')]),
+        ...connections.map(triedText),
+      ].join('\n'),
   }
 }
 
@@ -161,16 +178,16 @@ function spacesOf({ ports: { disk }, config, target }: LookAbout): Space[] {
 /** Of the newest run, and of apt's own lists. */
 function releaseFiles({ ports: { disk }, target, newest }: LookAbout): ReleaseFile[] {
   const folders = [
-    ...(newest === null ? [] : [aptFoldersOf(newest.files.apt).lists]),
-    pathOn(target, '/var/lib/apt/lists'),
+    ...(newest === null ? [] : [{ folder: aptFoldersOf(newest.files.apt).lists, isOfRun: true }]),
+    { folder: pathOn(target, '/var/lib/apt/lists'), isOfRun: false },
   ]
-  return folders.flatMap((folder) =>
+  return folders.flatMap(({ folder, isOfRun }) =>
     listNames(disk, folder).flatMap((name): ReleaseFile[] => {
       const source = parseListName(name)
       const bytes = source === null ? null : readIfExists(disk, join(folder, name))
       if (source === null || bytes === null) return []
       const { dateAt, validUntilAt } = parseRelease(bytes.toString('utf8'))
-      return [{ what: `${source.uri} ${source.suite}`, dateAt, validUntilAt }]
+      return [{ isOfRun, what: `${source.uri} ${source.suite}`, dateAt, validUntilAt }]
     }),
   )
 }
@@ -221,7 +238,7 @@ async function tryConnections({ ports, config, layout, newest }: LookAbout): Pro
     .map((uri) => (build === undefined ? uri : uri.replaceAll('{build}', build)))
   const own = config.coordinator ?? quiet(() => readGrantKeys(disk, layout)?.coordinator ?? null, null)
   const targets = new Map<string, { url: URL; isCoordinator: boolean }>()
-  for (const [text, isCoordinator] of [...uris.map((uri) => [uri, false] as const), [own ?? '', true] as const]) {
+  for (const [text, isCoordinator] of [[own ?? '', true] as const, ...uris.map((uri) => [uri, false] as const)]) {
     const url = URL.canParse(text) ? new URL(text) : null
     if (url !== null && ['http:', 'https:'].includes(url.protocol))
       targets.set(`${url.protocol}//${url.host}`, { url, isCoordinator })
@@ -239,7 +256,7 @@ function tryOne(
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   return new Promise((resolve) => {
     ports.connect({ host, port, isPlain }, CONNECT_MS_MAX, (connected) =>
-      resolve({ ...connected, what, isCoordinator }),
+      resolve({ ...connected, what, host, isCoordinator }),
     )
   })
 }

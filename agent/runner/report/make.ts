@@ -46,7 +46,7 @@ export async function makeReport(
     return { name, what, text }
   })
   const run = newest?.run ?? null
-  const given = { looks, run, now: ports.now(), freeBytesMin: config.limits.freeBytesMin }
+  const given = { looks, run, freeBytesMin: config.limits.freeBytesMin }
   const findings = [...(problem === null ? [] : [damaged(problem)]), ...findingsOf(given)].slice(0, 60)
   return {
     at: ports.now(),
@@ -60,6 +60,14 @@ export async function makeReport(
     files,
     redacted: clean.hits,
   }
+}
+
+/** What a machine tells that could make no report. */
+export function emptyReport(at: number, problem: string): MachineReport {
+  const clean = createCleaner()
+  const text = clean.line(`the root half could make no report: ${problem}`)
+  const next = 'journalctl -u smith-report -n 50'
+  return { at, tookMs: 0, run: null, findings: [{ text, evidence: null, next }], files: [], redacted: clean.hits }
 }
 
 export function packReport(report: MachineReport): Buffer {

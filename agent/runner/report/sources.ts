@@ -8,7 +8,14 @@ import { codeOf, type Disk, listNames } from '../../disk/disk.ts'
 
 /** What one file of the report is put together from. */
 export type Source =
-  | { readonly kind: 'command'; readonly argv: readonly string[]; readonly only?: RegExp; readonly timeMs?: number }
+  | {
+      readonly kind: 'command'
+      readonly argv: readonly string[]
+      readonly only?: RegExp
+      readonly timeMs?: number
+      /** Which part of a long output stays; the start, and the program is ended there, unless it is said. */
+      readonly keeps?: 'end'
+    }
   | { readonly kind: 'file'; readonly path: string }
   | { readonly kind: 'folder'; readonly path: string; readonly named: RegExp }
   | { readonly kind: 'text'; readonly title: string; readonly make: () => string | Promise<string> }
@@ -92,7 +99,7 @@ function folderText(disk: Disk, path: string, named: RegExp, bytesMax: number): 
 
 type Command = Extract<Source, { kind: 'command' }>
 
-/** What a program prints, from the start; it is killed with its children when it prints too much or for too long. */
+/** What a program prints; it is killed with its children when it prints too much or for too long. */
 export function outputOf(ports: SourcePorts, command: Command, bytesMax: number): Promise<string> {
   const [program = '', ...args] = command.argv
   const limitMs = Math.min(command.timeMs ?? COMMAND_MS_MAX, ports.leftMs())
@@ -104,8 +111,7 @@ export function outputOf(ports: SourcePorts, command: Command, bytesMax: number)
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
     })
-    const chunks: Buffer[] = []
-    let bytes = 0
+    const kept = createKept(bytesMax, command.keeps === 'end')
     let isOver = false
     const end = (remark: string | null) => {
       if (isOver) return
@@ -115,15 +121,12 @@ export function outputOf(ports: SourcePorts, command: Command, bytesMax: number)
       child.stdout.destroy()
       child.stderr.destroy()
       child.unref()
-      resolve(printed(Buffer.concat(chunks), command.only, remark))
+      resolve(printed(kept.text(), command.only, remark))
     }
     // One that hangs in the kernel can't be killed and is not waited for.
     const timer = setTimeout(() => end(leftOut(`it was ended after ${limitMs / 1000} s`)), limitMs)
     const take = (chunk: Buffer) => {
-      if (isOver) return
-      chunks.push(chunk.subarray(0, bytesMax - bytes))
-      bytes += chunk.length
-      if (bytes > bytesMax) end(leftOut(`only the first ${bytesMax} bytes are here`))
+      if (!isOver && kept.take(chunk)) end(leftOut(`only the first ${bytesMax} bytes are here`))
     }
     child.stdout.on('data', take)
     child.stderr.on('data', take)
@@ -140,8 +143,37 @@ export function outputOf(ports: SourcePorts, command: Command, bytesMax: number)
   })
 }
 
-function printed(output: Buffer, only: RegExp | undefined, remark: string | null): string {
-  const text = output.toString('utf8')
+/** `take` answers whether enough was taken; of what is kept from its end there is never enough. */
+function createKept(bytesMax: number, isEnd: boolean) {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  let dropped = 0
+  return {
+    take: (chunk: Buffer): boolean => {
+      chunks.push(isEnd ? chunk : chunk.subarray(0, Math.max(0, bytesMax - bytes)))
+      bytes += chunk.length
+      if (!isEnd) return bytes > bytesMax
+      for (
+        let first = chunks[0];
+        first !== undefined && bytes - dropped - first.length >= bytesMax;
+        first = chunks[0]
+      ) {
+        dropped += first.length
+        chunks.shift()
+      }
+      return false
+    },
+    text: (): string => {
+      const all = Buffer.concat(chunks)
+      if (!isEnd || (dropped === 0 && all.length <= bytesMax)) return all.toString('utf8')
+      const tail = all.subarray(Math.max(0, all.length - bytesMax))
+      const line = tail.indexOf(0x0a) + 1
+      return `${leftOut(`the first ${bytes - tail.length + line} bytes are left out`)}\n${tail.subarray(line).toString('utf8')}`
+    },
+  }
+}
+
+function printed(text: string, only: RegExp | undefined, remark: string | null): string {
   const lines =
     only === undefined
       ? text

@@ -34,9 +34,13 @@ function discard(disk: Disk, from: string, to: string): void {
     if (codeOf(error) === 'ENOENT') return
     throw error
   }
-  if (disk.factsOf(to)?.kind === 'folder')
-    spawnSync('rm', ['-rf', '--', to], { stdio: 'ignore', env: { PATH: '/usr/bin:/bin' } })
-  else disk.unlink(to)
+  removeTree(disk, to)
+}
+
+function removeTree(disk: Disk, path: string): void {
+  if (disk.factsOf(path)?.kind === 'folder')
+    spawnSync('rm', ['-rf', '--', path], { stdio: 'ignore', env: { PATH: '/usr/bin:/bin' } })
+  else disk.unlink(path)
 }
 
 /** The same report for all who asked. */
@@ -52,6 +56,6 @@ export function keepReport(disk: Disk, layout: Layout, asks: readonly string[], 
 /** What a crash left. */
 export function sweepTemporary(disk: Disk, layout: Layout): void {
   for (const name of disk.list(layout.reports)) {
-    if (name.startsWith(TEMPORARY_PREFIX) || name === TAKEN) disk.remove(join(layout.reports, name))
+    if (name.startsWith(TEMPORARY_PREFIX) || name === TAKEN) removeTree(disk, join(layout.reports, name))
   }
 }

@@ -13,7 +13,8 @@ import { ClientError, EXIT, usageError } from '../../client/failure.ts'
 import type { Paint } from '../../client/failure.ts'
 import { isInteractive } from '../io.ts'
 import { readSecret } from '../prompt.ts'
-import { dayText, shellWord, sizeText, tableLines, visible } from '../../client/text.ts'
+import { shellWord } from '../../../protocol/shell-word.ts'
+import { dayText, sizeText, tableLines, visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 /** So many of the longest names fit into one request. */

@@ -16,7 +16,8 @@ import { createLive } from '../live.ts'
 import { planLines } from '../../client/plan-text.ts'
 import { followProject, isClosed, isFullSuccess } from '../project-follow.ts'
 import { askYes } from '../prompt.ts'
-import { countText, shellWord, visible } from '../../client/text.ts'
+import { shellWord } from '../../../protocol/shell-word.ts'
+import { countText, visible } from '../../client/text.ts'
 import { type Run, acting, example } from './verb.ts'
 
 const POLL_MS = 100

@@ -5,6 +5,7 @@
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
+import { MACHINE_NAME_PATTERN } from '../../../protocol/ids.ts'
 import { REPORT_FILE_PATTERN, type ReportView } from '../../../protocol/report.ts'
 import { type Client } from '../../client/client.ts'
 import { ClientError, EXIT, failureOf, isNotFound, isUnreachable, usageError } from '../../client/failure.ts'
@@ -21,7 +22,9 @@ const STILL_MS_MAX = 300_000
 const SUMMARY = 'SUMMARY.md'
 
 type Options = { readonly failed?: string; readonly output?: string }
-type Wanted = { readonly client: Client; readonly name: string }
+/** `place`: the name of its folder. */
+type Wanted = { readonly client: Client; readonly name: string; readonly place: string }
+type Failed = { readonly machine: string; readonly status: number; readonly lines: readonly string[] }
 type Done = { readonly machine: string; readonly folder: string; readonly view: ReportView }
 
 export function addReport(parent: Command, run: Run): void {
@@ -50,7 +53,7 @@ async function reportVerb(context: Context, machines: readonly string[], options
   mkdirSync(folder, { recursive: true, mode: 0o700 })
   const done: Done[] = []
   const waiting = [...wanted]
-  let failed = 0
+  const failed: Failed[] = []
   const worker = async () => {
     for (let next = waiting.shift(); next !== undefined && !context.signal.aborted; next = waiting.shift()) {
       try {
@@ -59,32 +62,42 @@ async function reportVerb(context: Context, machines: readonly string[], options
         done.push(one)
         if (!context.json) await context.out(lineOf(one))
       } catch (error) {
-        failed += 1
-        await context.note(
-          `${next.name}: ${failureOf(error, { asked: null, columns: columnsOf(context.io.stderr), paint: context.paint }).lines.join('\n')}`,
-        )
+        const view = { asked: null, columns: columnsOf(context.io.stderr), paint: context.paint }
+        const one = { machine: next.place, ...failureOf(error, view) }
+        failed.push(one)
+        await context.note(`${one.machine}: ${one.lines.join('\n')}`)
       }
     }
   }
   await Promise.all(Array.from({ length: SIDE_BY_SIDE }, worker))
-  if (context.json)
-    await context.outJson(
-      done.map(({ machine, folder: path, view }) => ({
-        machine,
-        folder: path,
-        problem: view.problem,
-        report: view.report,
-        files: [SUMMARY, ...view.files.map((file) => file.name)],
-      })),
-    )
-  return failed > 0 ? EXIT.refused : EXIT.done
+  if (context.json) await context.outJson([...done.map(doneJson), ...failed.map(failedJson)])
+  if (failed.length === 0) return EXIT.done
+  return failed.every(({ status }) => status === EXIT.unreachable) ? EXIT.unreachable : EXIT.refused
+}
+
+function doneJson({ machine, folder, view }: Done) {
+  const files = [SUMMARY, ...view.files.map((file) => file.name)]
+  return { machine, folder, problem: view.problem, report: view.report, files, error: null }
+}
+
+function failedJson({ machine, lines }: Failed) {
+  return { machine, folder: null, problem: null, report: null, files: [], error: lines.join('\n') }
 }
 
 /** Every machine once, in the order named; those that a pattern means in the coordinator's order. */
 async function wantedOf(context: Context, machines: readonly string[], options: Options): Promise<Wanted[]> {
-  const found = new Map<string, Wanted>()
+  const found = new Map<string, Omit<Wanted, 'place'>>()
   const clients = context.clients()
-  const add = (client: Client, name: string) => void found.set(`${client.target.name} ${name}`, { client, name })
+  const add = (client: Client, name: string) => {
+    // It becomes the name of a folder here, whoever is at the other end.
+    if (!MACHINE_NAME_PATTERN.test(name))
+      throw new ClientError(
+        EXIT.refused,
+        `${client.target.name} answers with a machine that is named ${visible(name)}`,
+        'No machine is named so: find out who answers there (smith doctor).',
+      )
+    found.set(`${client.target.name} ${name}`, { client, name })
+  }
   for (const pattern of machines) {
     const before = found.size
     let refusal: Error | null = null
@@ -101,11 +114,20 @@ async function wantedOf(context: Context, machines: readonly string[], options: 
   }
   if (options.failed !== undefined)
     for (const one of await failedOf(clients, changeArgument(options.failed))) add(one.client, one.name)
-  if (found.size > 0) return [...found.values()]
+  if (found.size > 0) return placed([...found.values()])
   throw new ClientError(EXIT.refused, 'there is no such machine', 'List the machines with: smith machines')
 }
 
-async function failedOf(clients: readonly Client[], change: string): Promise<Wanted[]> {
+/** Two instances may each have a machine of the same name. */
+function placed(wanted: readonly Omit<Wanted, 'place'>[]): Wanted[] {
+  const counts = Map.groupBy(wanted, ({ name }) => name)
+  return wanted.map(({ client, name }) => ({
+    ...{ client, name },
+    place: counts.get(name)?.length === 1 ? name : `${name}@${client.target.name.replaceAll(/[^A-Za-z0-9_-]/g, '_')}`,
+  }))
+}
+
+async function failedOf(clients: readonly Client[], change: string): Promise<Omit<Wanted, 'place'>[]> {
   for (const client of clients) {
     try {
       const { status } = await client.call('project', { params: { change } })
@@ -121,10 +143,10 @@ async function failedOf(clients: readonly Client[], change: string): Promise<Wan
 }
 
 /** Null when it was interrupted. */
-async function fetchOne(context: Context, { client, name }: Wanted, folder: string): Promise<Done | null> {
+async function fetchOne(context: Context, { client, name, place }: Wanted, folder: string): Promise<Done | null> {
   const params = { machine: name }
   let view = await client.call('reportAsk', { params })
-  await context.note(`${name}: asked`)
+  await context.note(`${place}: asked`)
   let said = ''
   let changedAt = context.io.now()
   while (view.state !== 'done') {
@@ -132,7 +154,7 @@ async function fetchOne(context: Context, { client, name }: Wanted, folder: stri
     const text = view.parts === null ? view.state : `part ${view.parts.have} of ${view.parts.of}`
     if (text !== said) {
       changedAt = context.io.now()
-      if (said !== '') await context.note(`${name}: ${text}`)
+      if (said !== '') await context.note(`${place}: ${text}`)
     } else if (context.io.now() - changedAt > STILL_MS_MAX) {
       throw new ClientError(
         EXIT.refused,
@@ -144,8 +166,8 @@ async function fetchOne(context: Context, { client, name }: Wanted, folder: stri
     await wait(context.io, LOOK_MS)
     view = await client.call('report', { params, query: { report: view.report } })
   }
-  const path = join(folder, name)
-  const partial = join(folder, `.${name}.partial`)
+  const path = join(folder, place)
+  const partial = join(folder, `.${place}.partial`)
   rmSync(partial, { recursive: true, force: true })
   mkdirSync(partial, { mode: 0o700 })
   writeFileSync(join(partial, SUMMARY), view.summary ?? '', { mode: 0o600 })
@@ -168,7 +190,7 @@ async function fetchOne(context: Context, { client, name }: Wanted, folder: stri
     rmSync(path, { recursive: true })
   }
   renameSync(partial, path)
-  return { machine: name, folder: path, view }
+  return { machine: place, folder: path, view }
 }
 
 /** The heading of SUMMARY.md says what it is in one line. */

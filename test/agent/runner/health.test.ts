@@ -59,6 +59,7 @@ t.test(
       unit('dbus.service', 'active', { file: 'static', isTriggered: true }),
       unit('byhand.service', 'active', { file: 'disabled' }),
       unit('smith-agent.service'),
+      unit('smith-report.service', 'inactive'),
       unit('gone.service'),
     ]
     const at = (states: Record<string, string>) =>
@@ -77,6 +78,7 @@ t.test(
       'dbus.service': 'inactive',
       'byhand.service': 'inactive',
       'smith-agent.service': 'inactive',
+      'smith-report.service': 'failed',
       'gone.service': 'none',
     })
     t.same(compare({ units: before }, { units: after }), {

@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -17,6 +18,9 @@ import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import * as v from 'valibot'
+import type { LockHolder } from '../../../agent/apt/kernel.ts'
+import { findingsOf } from '../../../agent/runner/report/findings.ts'
+import type { Looks } from '../../../agent/runner/report/looks.ts'
 import { makeReport } from '../../../agent/runner/report/make.ts'
 import { createRealPorts } from '../../../agent/runner/real-ports.ts'
 import { endOf, outputOf, readSource } from '../../../agent/runner/report/sources.ts'
@@ -55,6 +59,7 @@ async function collect(machine: Pick<Machine, 'layout' | 'config'>): Promise<Mac
   return v.parse(machineReportSchema, JSON.parse(gunzipSync(readFileSync(path)).toString('utf8')))
 }
 
+const NEITHER = { isHeld: false, section: '', installedBytes: 0 } as const
 const fileOf = (report: MachineReport, name: string) => report.files.find((file) => file.name === name)?.text ?? ''
 
 function folder(t: Test): string {
@@ -129,6 +134,7 @@ t.test('[RPT-3] a report during a run waits for nothing and changes nothing', as
   const report = await collect(machine)
   t.match(report.run, { order, outcome: null, step: 'install' })
   t.match(fileOf(report, 'locks.txt'), /lock-frontend: process \d+ \(.*apt-get/)
+  t.match(fileOf(report, 'locks.txt'), /\/proc\/locks\n\d+: /, "the kernel's own list")
   t.equal(machine.resultOf(order), undefined, 'the run is at work all the while')
   t.same(list(cache), before)
   writeFileSync(`${gate}.open`, '')
@@ -164,6 +170,12 @@ t.test(
     t.match(await outputOf(ports, command('sleep', '1000'), 1000), /ended after 0\.3 s/)
     t.match(await outputOf(ports, command('sh', '-c', 'sleep 1000 & echo here'), 1000), /^here\n\[smith: it was ended/)
     t.match(await outputOf(ports, { kind: 'command', argv: ['yes'] }, 1000), /only the first 1000 bytes/)
+    const tail = { ...command('seq', '1', '300000'), keeps: 'end', timeMs: 60_000 } as const
+    t.match(
+      await outputOf(ports, tail, 1000),
+      /^\[smith: the first 19\d{5} bytes are left out\]\n2998\d\d\n[^]*\n300000\n$/,
+    )
+    t.equal(await outputOf(ports, { ...tail, argv: ['seq', '1', '3'] }, 1000), '1\n2\n3\n')
     t.match(await outputOf(ports, command('no-such-program-here'), 1000), /not installed here/)
     t.match(await outputOf(ports, command('false'), 1000), /exit status 1/)
     t.match(await outputOf({ ...ports, leftMs: () => 0 }, command('true'), 1000), /the time for the report was over/)
@@ -193,6 +205,66 @@ t.test('[RPT-5] whatever lies in asks/ is gone afterwards, and only an id asks f
   t.same(readdirSync(layout.asks), [])
   t.same(readdirSync(layout.reports), [])
   t.ok(existsSync(join(outside, 'kept')), 'nothing outside is touched')
+})
+
+t.test('[RPT-5] a name that is no text is made one, whatever its owner has put where it could go', (t) => {
+  const dir = folder(t)
+  mkdirSync(join(dir, `unnamed-${process.pid}-0`, 'full'), { recursive: true })
+  writeFileSync(Buffer.concat([Buffer.from(`${dir}/`), Buffer.from([0xff, 0x41])]), '')
+  t.equal(createRealDisk().nameAll(dir), 1)
+  t.equal(readdirSync(dir).length, 2)
+  t.end()
+})
+
+t.test('[RPT-18] a machine that can make no report says why', async (t) => {
+  const machine = await createMachine({ installed: [], published: [] })
+  t.teardown(machine.close)
+  const repository = join(machine.config.reposDir, 'open.sources')
+  writeFileSync(repository, '')
+  chmodSync(repository, 0o666)
+  t.match((await collect(machine)).findings, [
+    { text: /could make no report: .*open\.sources/, next: 'journalctl -u smith-report -n 50' },
+  ])
+})
+
+t.test('[RPT-19] each next command of a finding is one that a shell takes, and no old list is blamed', (t) => {
+  const at = 1_700_000_000_000
+  const release = { what: 'http://a s', dateAt: null, validUntilAt: at - 1 }
+  const holder: LockHolder = { pid: 7, command: 'apt', unit: 'a\\x2db.mount', forMs: 1000 }
+  const looks: Looks = {
+    ...{ unfinished: [{ name: 'a', version: '1', arch: 'amd64', state: 'half-configured', ...NEITHER }] },
+    ...{ isJournalLeft: true, unfinishedText: '', scriptsText: '', packagesInQuestion: [], held: ['a:amd64 1'] },
+    ...{ releases: [{ ...release, isOfRun: true }], releasesText: '', debt: ["/etc/a b's.dpkg-dist"] },
+    ...{ holders: [], locksText: '', oomText: 'Killed process 1 (a)', failedUnits: ['a\\x2db.mount', 'b.service'] },
+    ...{ rebootDue: true, kernelText: '', readOnly: ['/x y'], isClockKept: false, isProxied: false },
+    spaces: ['/boot', '/srv/a b (c)'].map((path) => ({ path, freeBytes: 0, freeInodes: 0 })),
+    connections: [true, false].map((isCoordinator) => ({
+      ...{ what: 'http://h', host: 'h', isCoordinator, how: 'refused', problem: 'refused' },
+    })),
+    connectionsText: () => '',
+  }
+  const run = { order: null, change: null, step: null, outcome: null, cause: null } as const
+  const given = { looks, run: { ...run, message: '', evidence: [], advice: [], at }, freeBytesMin: 1 }
+  const findings = [
+    ...findingsOf(given),
+    ...findingsOf({ ...given, looks: { ...looks, holders: [['/var/lib/dpkg/lock', holder]] } }),
+  ]
+  t.ok(findings.length > 25)
+  for (const { text, next } of findings)
+    if (next !== null)
+      t.match(spawnSync('bash', ['-n', '-c', next], { encoding: 'utf8' }), { status: 0, stderr: '' }, text)
+  const texts = (more: Partial<Looks>, atRun = at) =>
+    findingsOf({ ...given, run: { ...given.run, at: atRun }, looks: { ...looks, ...more } }).map(({ text }) => text)
+  t.match(texts({}).join('\n'), /the Release file of http:\/\/a s had expired at the run/)
+  t.notMatch(texts({}, at - 2).join('\n'), /Release/, 'it was good when it counted')
+  t.notMatch(texts({ releases: [{ ...release, isOfRun: false }] }).join('\n'), /Release/)
+  t.match(texts({}).join('\n'), /no connection to an archive/)
+  t.notMatch(texts({ isProxied: true }).join('\n'), /no connection to an archive/, 'apt goes by a proxy')
+  const unitOf = (command: string) =>
+    spawnSync('bash', ['-c', command.replace('systemctl status', 'printf "%s "')], { encoding: 'utf8' }).stdout
+  const status = findings.find(({ text }) => text === '2 units have failed')?.next ?? ''
+  t.equal(unitOf(status), 'a\\x2db.mount b.service ')
+  t.end()
 })
 
 t.test('[RPT-6] a report keeps its bounds, and says in each file what is missing', async (t) => {
