@@ -199,7 +199,7 @@ class Desk implements Reports {
       this.#add(machine, OWN, order)
       this.#beginNext()
     } else if (!open.isAtWork && (open.order ?? order) === order) {
-      // It is begun after this, so it is the order's as good as any.
+      // It is begun after this, so it can be the order's.
       open.order = order
       open.askedAt = this.#ports.now()
       open.again = null

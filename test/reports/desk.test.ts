@@ -1,12 +1,15 @@
 /** Reports that orders have by themselves: after their end, in their own words, told once; and what bounds a machine or a disk. */
-import { mkdirSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { openCoordinator } from '../../coordinator/app.ts'
+import { parseConfig } from '../../coordinator/config.ts'
 import { openShelf } from '../../coordinator/reports/shelf.ts'
 import { RefusedError } from '../../protocol/errors.ts'
 import { type MachineReport, REPORT_PART_BYTES_MAX } from '../../protocol/report.ts'
 import { settle } from '../sessions/fakes.ts'
-import { createWorld } from '../api/world.ts'
+import { createWorld, random, realClock } from '../api/world.ts'
 import { LIMITS, ORDER, hex, machineOf, reportOf, world } from './world.ts'
 
 const FULL_PART = Buffer.alloc(REPORT_PART_BYTES_MAX).toString('base64')
@@ -297,6 +300,28 @@ t.test('[RPT-29] what a crash kept from being told is told at the start, and wha
   t.equal(next.kept.length + last.kept.length, 1)
   t.equal(last.shelf.labels(hex(1)).length, 2)
   t.match(last.reports.find(hex(1), crashed.kept[0]?.report ?? ''), { state: 'done', order: ORDER })
+})
+
+t.test('[RPT-29] a coordinator that starts marks what it has told', async (t) => {
+  const w = world(t, { telling: () => new Promise(() => undefined) })
+  w.happens('orderUnknown')
+  w.answer(hex(1), reportOf('x'))
+  const [kept] = w.kept
+  if (kept === undefined) throw new Error('it was kept')
+  const stateDir = mkdtempSync(join(tmpdir(), 'smith-told-'))
+  t.teardown(() => rmSync(stateDir, { recursive: true, force: true }))
+  const text = `instance = "test"\nlisten = "127.0.0.1:0"\nstate_dir = "${stateDir}"\nadmin_socket = "${stateDir}/s"\n`
+  const answer = parseConfig(text, 'c.toml')
+  if (!answer.ok) throw new Error(JSON.stringify(answer.refusals))
+  const folder = join(stateDir, 'reports')
+  openShelf(folder, LIMITS, w.clock.wallNow).put({ ...kept, askedAt: realClock.wallNow() }, false)
+  const names = () => readdirSync(join(folder, hex(1)))
+  t.match(names(), [/-machine-untold\.json\.gz$/])
+  const ports = { config: answer.config, clock: realClock, random, log: w.log, version: '0', names: [] }
+  const { coordinator } = await openCoordinator({ ...ports, onFatal: (error) => t.fail(error.message) })
+  await coordinator.start()
+  await coordinator.stop()
+  t.match(names(), [/-machine\.json\.gz$/])
 })
 
 t.test('[RPT-29] a report that can’t be read, or can’t be told now, keeps the others from nothing', async (t) => {
