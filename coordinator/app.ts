@@ -193,10 +193,8 @@ function talkersOf(
 ): { readonly sessions: Sessions; readonly reports: Reports | null } {
   const { shelf, clock, random, log } = ports
   const send: ReportsPorts['send'] = (machine, frame) => sessions.sendFrame(machine, frame)
-  const onKept: ReportsPorts['onKept'] = ({ order, report, summary }) => {
-    if (order === null) return
-    const told = driver.submit({ kind: 'smith' }, { type: 'reportKept', order, report, summary })
-    told.catch((error: unknown) => log.debug({ err: error }, 'a health report was not told of: the coordinator ends'))
+  const onKept: ReportsPorts['onKept'] = async ({ order, report, summary }) => {
+    if (order !== null) await driver.submit({ kind: 'smith' }, { type: 'reportKept', order, report, summary })
   }
   const { view } = driver
   const reports =

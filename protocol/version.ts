@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '7b2d7ea2be57a865e422e219ca96e7eeaef12186d16794af9caeedc55c78c157',
+    hash: '1140809468143b46084aad2fdab3038f18550f02b3c098eb8b6e267635a0cd97',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

@@ -41,6 +41,8 @@ export type Label = {
   readonly at: number
   readonly order: string | null
   readonly isOfMachine: boolean
+  /** False while it is not sure that it was told of. */
+  readonly isTold: boolean
   readonly bytes: number
 }
 
@@ -48,30 +50,37 @@ export type ShelfLimits = {
   readonly keepMs: number
   readonly perMachineMax: number
   readonly bytesMax: number
+  /** Of those that are held unpacked, in bytes of their JSON; without it UNPACKED_BYTES_MAX. */
+  readonly unpackedBytesMax?: number
 }
 export type Shelf = {
-  /** On disk when it returns; the oldest go for it. */
-  readonly put: (kept: Kept) => void
+  /** On disk when it returns; the oldest go for it. It takes the place of one with its id. */
+  readonly put: (kept: Kept, isTold?: boolean) => void
   readonly get: (machine: string, report: string) => Kept | undefined
   /** The newest first. */
   readonly labels: (machine: string) => readonly Label[]
+  /** Marks one as told of. */
+  readonly told: (machine: string, report: string) => void
+  /** Those that a crash may have kept from being told, the oldest first. */
+  readonly untold: () => readonly Label[]
+  /** Lets go of what is beyond its age, and of what is held unpacked. */
+  readonly prune: () => void
 }
 
-const NAME = /^([0-9]{1,16})-([0-9a-f]{32})-([0-9a-f]{32}|none)-(machine|coordinator)\.json\.gz$/
+/** The largest that the protocol allows, with what the coordinator adds, has room. */
+const UNPACKED_BYTES_MAX = REPORT_JSON_BYTES_MAX * 1.5
+/** What is not told of has the mark, so that a name without it needs no other look. */
+const NAME = /^([0-9]{1,16})-([0-9a-f]{32})-([0-9a-f]{32}|none)-(machine|coordinator)(-untold)?\.json\.gz$/
 
 export function openShelf(folder: string, limits: ShelfLimits, now: () => number): Shelf {
-  mkdirSync(folder, { recursive: true, mode: 0o700 })
-  const index = new Map<string, Label[]>()
-  for (const machine of readdirSync(folder)) {
-    if (!v.is(idSchema, machine)) continue
-    const labels = readdirSync(join(folder, machine)).flatMap((name) => labelOf(folder, machine, name))
-    index.set(
-      machine,
-      labels.toSorted((a, b) => b.at - a.at),
-    )
-  }
+  const index = indexOf(folder)
+  const unpacked = createUnpacked(limits.unpackedBytesMax ?? UNPACKED_BYTES_MAX)
+  const isFresh = (label: Label) => now() - label.at <= limits.keepMs
+  const labelsOf = (machine: string) => (index.get(machine) ?? []).filter(isFresh)
+  const find = (machine: string, report: string) => labelsOf(machine).find((one) => one.report === report)
   const drop = (label: Label) => {
     rmSync(pathOf(folder, label), { force: true })
+    unpacked.drop(label)
     index.set(
       label.machine,
       (index.get(label.machine) ?? []).filter((one) => one !== label),
@@ -82,73 +91,147 @@ export function openShelf(folder: string, limits: ShelfLimits, now: () => number
     const all = [...index.values()].flat().toSorted((a, b) => a.at - b.at)
     let bytes = all.reduce((sum, label) => sum + label.bytes, 0)
     for (const label of all) {
-      if (now() - label.at <= limits.keepMs && bytes <= limits.bytesMax) continue
+      if (isFresh(label) && bytes <= limits.bytesMax) continue
       drop(label)
       bytes -= label.bytes
     }
   }
+  /** `label` is on disk; what bore its id until now is not wanted any more. */
+  const replace = (label: Label) => {
+    const others = index.get(label.machine) ?? []
+    for (const same of others.filter((one) => one.report === label.report))
+      if (pathOf(folder, same) !== pathOf(folder, label)) rmSync(pathOf(folder, same), { force: true })
+    index.set(label.machine, newestFirst([label, ...others.filter((one) => one.report !== label.report)]))
+  }
+  prune()
   return {
-    put: (kept) => {
+    put: (kept, isTold = true) => {
       const packed = gzipSync(JSON.stringify(kept))
-      const label: Label = {
-        machine: kept.machine,
-        report: kept.report,
-        at: kept.askedAt,
-        order: kept.order,
-        isOfMachine: kept.problem === null,
-        bytes: packed.length,
-      }
-      mkdirSync(join(folder, kept.machine), { recursive: true, mode: 0o700 })
-      writeDurably(pathOf(folder, label), join(folder, kept.machine), packed)
-      for (const same of (index.get(kept.machine) ?? []).filter((one) => one.report === kept.report)) drop(same)
-      index.set(
-        kept.machine,
-        [label, ...(index.get(kept.machine) ?? [])].toSorted((a, b) => b.at - a.at),
-      )
+      const { machine, report, askedAt: at, order } = kept
+      const label = { machine, report, at, order, isOfMachine: kept.problem === null, isTold, bytes: packed.length }
+      mkdirSync(join(folder, machine), { recursive: true, mode: 0o700 })
+      writeDurably(pathOf(folder, label), join(folder, machine), packed)
+      unpacked.drop(label)
+      replace(label)
       prune()
     },
     get: (machine, report) => {
-      const label = index.get(machine)?.find((one) => one.report === report)
-      if (label === undefined) return undefined
-      const bytes = gunzipSync(readFileSync(pathOf(folder, label)), { maxOutputLength: REPORT_JSON_BYTES_MAX * 2 })
-      return v.parse(keptSchema, JSON.parse(bytes.toString('utf8')))
+      const label = find(machine, report)
+      return label === undefined ? undefined : unpacked.get(label, () => readFileSync(pathOf(folder, label)))
     },
-    labels: (machine) => index.get(machine) ?? [],
+    labels: labelsOf,
+    told: (machine, report) => {
+      const label = find(machine, report)
+      if (label === undefined || label.isTold) return
+      // Not synced: it is told once more at worst.
+      renameSync(pathOf(folder, label), pathOf(folder, { ...label, isTold: true }))
+      replace({ ...label, isTold: true })
+    },
+    untold: () =>
+      [...index.keys()]
+        .flatMap((machine) => labelsOf(machine).filter((label) => !label.isTold))
+        .toSorted((a, b) => a.at - b.at),
+    prune: () => {
+      // Who reads one reads all of its files at once; after that it would only take memory.
+      unpacked.clear()
+      prune()
+    },
   }
 }
 
-function pathOf(folder: string, { machine, report, at, order, isOfMachine }: Label): string {
-  return join(folder, machine, `${at}-${report}-${order ?? 'none'}-${isOfMachine ? 'machine' : 'coordinator'}.json.gz`)
+function newestFirst(labels: readonly Label[]): readonly Label[] {
+  return labels.toSorted((a, b) => b.at - a.at)
+}
+
+/** By machine, as the names in `folder` say. */
+function indexOf(folder: string): Map<string, readonly Label[]> {
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  const index = new Map<string, readonly Label[]>()
+  for (const machine of readdirSync(folder)) {
+    if (!v.is(idSchema, machine)) continue
+    const labels = readdirSync(join(folder, machine)).flatMap((name) => labelOf(folder, machine, name))
+    index.set(machine, newestFirst(labels))
+  }
+  return index
+}
+
+/** The reports that were read last, so that all the files of one cost one unpacking. */
+function createUnpacked(bytesMax: number) {
+  const held = new Map<string, { readonly kept: Kept; readonly bytes: number }>()
+  const keyOf = ({ machine, report }: Label) => `${machine}/${report}`
+  return {
+    get: (label: Label, read: () => Buffer): Kept => {
+      const key = keyOf(label)
+      const found = held.get(key) ?? unpackKept(read())
+      held.delete(key)
+      held.set(key, found)
+      let bytes = [...held.values()].reduce((sum, one) => sum + one.bytes, 0)
+      for (const [oldest, one] of held) {
+        if (bytes <= bytesMax) break
+        held.delete(oldest)
+        bytes -= one.bytes
+      }
+      return found.kept
+    },
+    drop: (label: Label) => void held.delete(keyOf(label)),
+    clear: () => held.clear(),
+  }
+}
+
+function unpackKept(packed: Buffer): { readonly kept: Kept; readonly bytes: number } {
+  const bytes = gunzipSync(packed, { maxOutputLength: REPORT_JSON_BYTES_MAX * 2 })
+  return { kept: v.parse(keptSchema, JSON.parse(bytes.toString('utf8'))), bytes: bytes.length }
+}
+
+function pathOf(folder: string, { machine, report, at, order, isOfMachine, isTold }: Label): string {
+  const of = `${isOfMachine ? 'machine' : 'coordinator'}${isTold ? '' : '-untold'}`
+  return join(folder, machine, `${at}-${report}-${order ?? 'none'}-${of}.json.gz`)
 }
 
 function labelOf(folder: string, machine: string, name: string): Label[] {
   const path = join(folder, machine, name)
-  const [, at = '', report = '', order = '', of = ''] = NAME.exec(name) ?? []
+  const [, at = '', report = '', order = '', of = '', untold] = NAME.exec(name) ?? []
   if (at === '') {
     // What a crash left of a write.
     rmSync(path, { force: true })
     return []
   }
-  const bytes = statSync(path).size
   return [
-    { machine, report, at: Number(at), order: order === 'none' ? null : order, isOfMachine: of === 'machine', bytes },
+    {
+      ...{ machine, report, at: Number(at), order: order === 'none' ? null : order },
+      ...{ isOfMachine: of === 'machine', isTold: untold === undefined, bytes: statSync(path).size },
+    },
   ]
 }
 
 function writeDurably(path: string, folder: string, bytes: Buffer): void {
   const partial = `${path}.partial`
-  const fd = openSync(partial, 'w', 0o600)
+  try {
+    writeSynced(partial, bytes)
+    renameSync(partial, path)
+    syncFolder(folder)
+  } catch (error) {
+    // What is left of it would keep a full disk full.
+    rmSync(partial, { force: true })
+    throw error
+  }
+}
+
+function writeSynced(path: string, bytes: Buffer): void {
+  const fd = openSync(path, 'w', 0o600)
   try {
     for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done)
     fsyncSync(fd)
   } finally {
     closeSync(fd)
   }
-  renameSync(partial, path)
-  const above = openSync(folder, 'r')
+}
+
+function syncFolder(folder: string): void {
+  const fd = openSync(folder, 'r')
   try {
-    fsyncSync(above)
+    fsyncSync(fd)
   } finally {
-    closeSync(above)
+    closeSync(fd)
   }
 }

@@ -67,7 +67,7 @@ function desk(t: Test, target: object, isConnected: boolean) {
     ...{ view, clock, now: clock.wallNow, random: createFakeRandom(), log: createFakeLog() },
     shelf: openShelf(dir, { keepMs: 3_600_000, perMachineMax: 3, bytesMax: 100_000_000 }, clock.wallNow),
     send: () => undefined,
-    onKept: () => undefined,
+    onKept: async () => undefined,
   })
   t.teardown(() => reports.stop())
   const { report } = reports.ask(machine, 'ann')
