@@ -41,7 +41,8 @@ type Run = {
 }
 const isReboot = (record: string) => record.includes('"step":"reboot"')
 
-type Period = { readonly from: number; to: number }
+/** `began`: the place among all that was told; a coordinator with an older database may have an earlier clock again. */
+type Period = { readonly from: number; to: number; readonly began: number }
 
 /** Owns the history of the machines and of what people decided; judges each entry as it comes. */
 export class Ledger implements Judge {
@@ -53,8 +54,10 @@ export class Ledger implements Judge {
   readonly terms: TermsJudge
   readonly #now: () => number
   readonly #grants = new Map<string, Granted>()
-  /** Until when each grant could be taken up: with an older database the same one may be given anew. */
-  readonly #startBys = new Map<string, number[]>()
+  /** Until when each grant could be taken up, and the place of its first sending among all that was told: with an older database the same one may be given anew. */
+  readonly #startBys = new Map<string, Map<number, number>>()
+  /** How much was told so far. */
+  #told = 0
   readonly #uses = new Map<string, Use[]>()
   readonly #fences = new Map<string, number>()
   readonly #approvals = new Map<string, Period[]>()
@@ -102,7 +105,9 @@ export class Ledger implements Judge {
 
   granted(order: string, granted: Granted): void {
     const before = this.#grants.get(order)
-    this.#startBys.set(order, [...(this.#startBys.get(order) ?? []), granted.startBy])
+    const startBys = this.#startBys.get(order) ?? new Map<number, number>()
+    this.#startBys.set(order, startBys)
+    if (!startBys.has(granted.startBy)) startBys.set(granted.startBy, ++this.#told)
     // With an older database a grant that never reached its machine may be given anew, with a fence of its own.
     if (before?.fence === granted.fence) return
     if (before !== undefined && !this.#isOld)
@@ -121,7 +126,7 @@ export class Ledger implements Judge {
     const sent = this.#grants.get(order)
     if (sent === undefined)
       return this.violate('SIM-23 forged', `order ${order} was claimed, and no coordinator granted it`)
-    const isOfIts = this.#startBys.get(order)?.includes(grant.startBy) === true
+    const isOfIts = this.#startBys.get(order)?.has(grant.startBy) === true
     const isSame = grant.fence === sent.fence && grant.planHash === sent.planHash && isOfIts
     if (!isSame || JSON.stringify(entry.grant.plan) !== JSON.stringify(sent.plan))
       this.violate('SIM-23 forged', `order ${order} was claimed with another grant than was given`)
@@ -171,7 +176,7 @@ export class Ledger implements Judge {
     }
   }
 
-  #judgePermission(order: string, { issuedAt }: GrantPayload, { project, digest, planHash }: Granted): void {
+  #judgePermission(order: string, { issuedAt, startBy }: GrantPayload, { project, digest, planHash }: Granted): void {
     const isWithin = (period: Period, slackMs: number) => period.from <= issuedAt && issuedAt <= period.to + slackMs
     const approvals = this.#approvals.get(digest) ?? []
     if (!approvals.some((one) => isWithin(one, PERMISSION_AGE_MS_MAX)))
@@ -179,8 +184,10 @@ export class Ledger implements Judge {
         'SIM-6 approved',
         `order ${order} with plan ${planHash} was granted at ${issuedAt} without an approval`,
       )
+    const sentAs = this.#startBys.get(order)?.get(startBy) ?? Number.POSITIVE_INFINITY
     for (const what of ['instance', project]) {
-      const halt = (this.#halts.get(what) ?? []).find((one) => one.from < issuedAt && issuedAt < one.to)
+      const halts = (this.#halts.get(what) ?? []).filter(({ began }) => began < sentAs)
+      const halt = halts.find((one) => one.from < issuedAt && issuedAt < one.to)
       if (halt !== undefined)
         this.violate(
           'SIM-6 approved',
@@ -347,7 +354,7 @@ export class Ledger implements Judge {
   }
 
   #begin(periods: Map<string, Period[]>, key: string, at: number): () => void {
-    const period = { from: at, to: Number.POSITIVE_INFINITY }
+    const period: Period = { from: at, to: Number.POSITIVE_INFINITY, began: ++this.#told }
     periods.set(key, [...(periods.get(key) ?? []), period])
     return () =>
       periods.set(
