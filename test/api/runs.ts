@@ -1,9 +1,11 @@
 /** Machines of a test's world that say what a run did and printed, with the numbers of its records. */
 import type { Result, RunRecord, Step } from '../../protocol/files.ts'
 import { ORDER_STEPS, resultRecord } from '../coordinator/agent.ts'
+import type { AgentNews } from '../../coordinator/domain/events.ts'
 import type { World } from './world.ts'
 
-export type RunningMachine = Awaited<ReturnType<World['machine']>> & {
+export type RunningMachine = Awaited<ReturnType<World['machine']>> & Runs
+export type Runs = {
   /** Says what a run printed and did, of the newest grant; the records are numbered on. */
   readonly records: (...records: readonly Loose[]) => Promise<void>
   readonly end: (outcome: Result['outcome'], fields?: Partial<Result>) => Promise<void>
@@ -12,7 +14,16 @@ export type RunningMachine = Awaited<ReturnType<World['machine']>> & {
 }
 type Loose = Readonly<Record<string, unknown>>
 
-export function withRuns(world: World, machine: Awaited<ReturnType<World['machine']>>): RunningMachine {
+/** What says the news of a machine, and the grants that it has got. */
+type Speaking = {
+  readonly say: (news: AgentNews) => Promise<unknown>
+  readonly grants: readonly { readonly order: string }[]
+}
+
+export function withRuns<Machine extends Speaking>(
+  world: { readonly driver: { readonly now: () => number } },
+  machine: Machine,
+): Machine & Runs {
   const sent = new Map<string, number>()
   const records = async (...given: readonly Loose[]) => {
     const order = machine.grants.at(-1)?.order ?? ''

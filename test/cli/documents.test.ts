@@ -7,6 +7,7 @@ import { buildProgram as buildAgent } from '../../agent/program.ts'
 import { buildProgram as buildCli } from '../../coordinator/cli/program.ts'
 import { buildProgram as buildCoordinator } from '../../coordinator/program.ts'
 import { CHECKOUT } from '../demo/process.ts'
+import { commandsIn } from '../operations/document.ts'
 
 const TREES: Readonly<Record<string, () => Command>> = {
   smith: () => buildCli({ context: () => unused(), status: 0 }),
@@ -23,25 +24,6 @@ class Begun extends Error {}
 
 function unused(): never {
   throw new Begun()
-}
-
-/** What stands in `backquotes` on one line, or on an indented line of its own, and begins with one of our programs. */
-function commandsIn(text: string): { readonly line: number; readonly words: string[] }[] {
-  return text.split('\n').flatMap((line, index) => {
-    const inline = [...line.matchAll(/`([^`]+)`/g)].map((match) => match[1] ?? '')
-    const own = /^ {4}(?:\$ |# )?(smith\S* [a-z'].*)$/.exec(line)?.[1]
-    return [...inline, ...(own === undefined ? [] : [own])]
-      .map((command) => wordsOf(command))
-      .filter(([program = '', ...rest]) => Object.hasOwn(TREES, program) && rest.length > 0)
-      .map((words) => ({ line: index + 1, words }))
-  })
-}
-
-/** As a shell would see them, up to where it is another program's turn, or a comment's. */
-function wordsOf(command: string): string[] {
-  const words = (command.match(/'[^']*'|"[^"]*"|\S+/g) ?? []).map((word) => word.replaceAll(/^['"]|['"]$/g, ''))
-  const end = words.findIndex((word) => /^[<>|#&;]/.test(word))
-  return end < 0 ? words : words.slice(0, end)
 }
 
 /** What the program would say of these words, or null when it would do them; a verb alone may be just named. */

@@ -260,7 +260,10 @@ t.test('[CLI-19] backup takes its passphrase from stdin; restore says what to ty
   t.match(await home.terminal(args, { input: 'first one\rsecond one\r' }), { status: 1, out: /two passphrases differ/ })
   const restore = await home.run(['restore', "/srv/it's here", '--state-dir', '/var/lib/x'])
   t.equal(restore.status, 1)
-  t.match(restore.err, /do: Type: smith-coordinator restore '\/srv\/it'\\''s here' --state-dir \/var\/lib\/x\n$/)
+  t.match(
+    restore.err,
+    /do: Type: smith-coordinator restore '\/srv\/it'\\''s here' --state-dir \/var\/lib\/x --passphrase-file PASSPHRASE-FILE\n$/,
+  )
 })
 
 t.test('[CLI-16] machines are a table, or what the protocol says for programs', async (t) => {

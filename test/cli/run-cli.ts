@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { execa } from 'execa'
-import { type FakeCoordinator, TOKEN, startFake } from './fake-coordinator.ts'
+import { TOKEN, startFake } from './fake-coordinator.ts'
 
 export const CLI = fileURLToPath(new URL('../../coordinator/cli/', import.meta.url))
 export type Ended = { readonly status: number | undefined; readonly out: string; readonly err: string }
@@ -24,12 +24,16 @@ export type Home = {
   readonly remove: () => void
 }
 
+/** A coordinator as the file of a person's CLI names it; without a token with that of the fake one. */
+type Known = { readonly url: string; readonly pin: string; readonly token?: string }
+
 /** Instances of the configuration, by name; none leaves no file. */
-export function makeHome(instances: Readonly<Record<string, FakeCoordinator>>, more = ''): Home {
+export function makeHome(instances: Readonly<Record<string, Known>>, more = ''): Home {
   const path = mkdtempSync(join(tmpdir(), 'smith-home-'))
   const config = join(path, '.config', 'smith', 'config.toml')
   const tables = Object.entries(instances).map(
-    ([name, fake]) => `[instances.${name}]\nurl = "${fake.url}"\npin = "${fake.pin}"\ntoken = "${TOKEN}"\n`,
+    ([name, { url, pin, token = TOKEN }]) =>
+      `[instances.${name}]\nurl = "${url}"\npin = "${pin}"\ntoken = "${token}"\n`,
   )
   if (tables.length > 0) {
     mkdirSync(join(path, '.config', 'smith'), { recursive: true })

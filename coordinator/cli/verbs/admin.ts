@@ -238,7 +238,7 @@ async function backupVerb(context: Context, file: string): Promise<number> {
 
 /** A restored state directory must have no coordinator on it, so it is the coordinator's program that does it. */
 async function restoreVerb(_context: Context, file: string, options: { stateDir: string }): Promise<number> {
-  const command = `smith-coordinator restore ${shellWord(resolve(file))} --state-dir ${shellWord(resolve(options.stateDir))}`
+  const command = `smith-coordinator restore ${shellWord(resolve(file))} --state-dir ${shellWord(resolve(options.stateDir))} --passphrase-file PASSPHRASE-FILE`
   return Promise.reject(
     new ClientError(
       EXIT.refused,
