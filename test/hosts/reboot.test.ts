@@ -271,7 +271,7 @@ async function failedUnit(t: Test, given: Given): Promise<void> {
   t.match(status.stop, { kind: 'hold', code: 'failed', machine: name })
   t.equal(host.boots() - given.boots, 1)
   const report = await checkReport(t, site, status, name)
-  t.match(report.summary, /1 unit has failed\n {2}- seen: lamp\.service\n {2}- next: systemctl status lamp\.service/)
+  t.match(report.summary, /1 unit has failed\n {2}- seen: lamp\.service\n {2}- next: `systemctl status lamp\.service`/)
   t.match(report.file('failed-units.txt'), /lamp\.service/)
   await host.must(['rm', '/etc/lamp-broken'])
   await host.must(['systemctl', 'restart', 'lamp'])

@@ -169,7 +169,11 @@ async function lockTrouble(scenario: Scenario): Promise<void> {
         t.equal(machineIn(held, NAME).cause, 'lock', describeStatus(held))
         t.match(machineIn(held, NAME).message, /dpkg/, 'the holder is named')
         const report = await checkReport(t, site, held, NAME)
-        t.match(report.summary, /lock-frontend is held\n {2}- seen: process \d+ .*nightly/, 'and is seen in the report')
+        t.match(
+          report.summary,
+          /lock-frontend is held; let that program end, then retry, and never delete a lock file\n {2}- seen: process \d+ .*nightly/,
+          'and is seen in the report',
+        )
         t.match(report.file('locks.txt'), /lock-frontend: process \d+ \(\S*dpkg --install/)
         t.equal(
           (await host.must(['systemctl', 'is-active', `nightly-${build}`])).trim(),
