@@ -30,8 +30,7 @@ export function dropGrant(
   // Whatever trace there is, the grant or its revocation has arrived before, and the runner decides by its own files.
   const evidence = evidenceOf(disk, layout, frame.order)
   if (evidence === null) put(disk, layout, grantEntryName(frame.order), { type: 'grant', grant: frame.grant })
-  // Whoever put it there may have ended before its name was safe.
-  else if (evidence === 'inbox') disk.fsync(layout.inbox)
+  else if (evidence === 'inbox') syncWaiting(disk, layout)
   const isKept = evidence !== 'inbox' || isWaiting(disk, layout, grantEntryName(frame.order))
   return { fence: payload.fence, isKept }
 }
@@ -41,6 +40,14 @@ export function dropRevoke(disk: Disk, layout: Layout, order: string): void {
   const name = revokeEntryName(order)
   if (isWaiting(disk, layout, name) || disk.factsOf(orderLayoutOf(layout, order).fate) !== null) return
   put(disk, layout, name, { type: 'revoke', order })
+}
+
+/**
+ * Makes safe where a grant waits. Whoever put it into the inbox, or took it out of there, may have ended before its name
+ * was. Where it is taken to comes first: synced alone, the inbox would only be safe without it (fsync(2) is of one folder).
+ */
+export function syncWaiting(disk: Disk, layout: Layout): void {
+  for (const folder of [layout.taken, layout.inbox]) if (disk.factsOf(folder) !== null) disk.fsync(folder)
 }
 
 /** In the inbox, or taken out of it and not yet settled. */

@@ -11,6 +11,7 @@ import { orderLayoutOf } from '../disk/layout.ts'
 import type { AgentPorts, Cancel } from '../ports.ts'
 import { cautiousEvidence, fenceOf, writeAcked } from './evidence.ts'
 import { guard, problemOf } from './guard.ts'
+import { syncWaiting } from './inbox.ts'
 import { type Border, RecordsError, START, isResultLine, readBatch, seek } from './records.ts'
 
 /** Unacknowledged for so long, records are sent again. */
@@ -299,7 +300,7 @@ function inHandOf(s: State, tail: Tail): OrderInHand | undefined {
     const evidence = cautiousEvidence(s.ports.disk, s.ports.layout, s.ports.log, tail.order)
     if (evidence === null) return undefined
     // A name in there may be of an agent that ended before it was safe.
-    if (evidence === 'inbox') s.ports.disk.fsync(s.ports.layout.inbox)
+    if (evidence === 'inbox') syncWaiting(s.ports.disk, s.ports.layout)
     if (evidence === 'refused') tail.isRefusalTold = true
     const fence = guard(s.ports.log, 'reading the fence of an order', { order: tail.order }, () =>
       fenceOf(s.ports.disk, s.ports.layout, tail.order),

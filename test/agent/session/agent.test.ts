@@ -121,7 +121,8 @@ t.test(
     )
     t.match(m.sent('granted'), [{ order: ORDER, fence: 7 }])
     m.link().say(grantFrame())
-    t.same(calls.slice(4), [`fsync ${m.layout.inbox}`], 'nothing is written again, and its name is safe')
+    const synced = [`fsync ${m.layout.taken}`, `fsync ${m.layout.inbox}`]
+    t.same(calls.slice(4), synced, 'nothing is written again, and its name is safe wherever it is taken to')
     t.equal(m.sent('granted').length, 2)
     claim(m)
     m.link().say(grantFrame())
