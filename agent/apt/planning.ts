@@ -29,8 +29,8 @@ import {
 import { type Diagnosis, diagnose } from './diagnosis.ts'
 import { type LockHolder, lockHolder, textOf } from './kernel.ts'
 import { parseSimulation } from './parsers.ts'
-import { archivesOf, isRefusal, makePlan, type Planned, shortList } from './plan.ts'
-import { dpkgLocksOf, holderAdvice, holderText, preflightWarnings } from './preflight.ts'
+import { archivesOf, isRefusal, makePlan, type Planned } from './plan.ts'
+import { dpkgLocksOf, preflightWarnings } from './preflight.ts'
 import { type ProcessEnd, type Processes, type ProcessSpec, runProcess } from './processes.ts'
 import { keyFilesOf, knownBuilds, releasesIn, sourcesOf, unreadable } from './sources.ts'
 
@@ -138,7 +138,7 @@ async function updateFor(
 
 /**
  * What another program is in the middle of would stand in the plan as a repair, and be drift when that has ended: it
- * is given half of the time that is left, and while it goes on after that there is no plan.
+ * is given half of the time that is left.
  */
 async function simulateInPeace(
   ports: PlanPorts,
@@ -150,31 +150,16 @@ async function simulateInPeace(
   const target: AptTarget = { root: config.aptRoot }
   const patience = ports.now() + left() / 2
   for (;;) {
-    const wasHeld = dpkgHolder(ports, target) !== null
+    const wasHeld = isDpkgHeld(ports, target)
     const made = await simulateFor(ports, config, folders, build, left)
-    if (isRefusal(made) || made.plan.repairs.length === 0) return made
-    const holder = dpkgHolder(ports, target)
-    if (!wasHeld && holder === null) return made
-    if (holder !== null && ports.now() >= patience) return inTheMiddle(holder, made)
+    if (isRefusal(made) || made.plan.repairs.length === 0 || ports.now() >= patience) return made
+    if (!wasHeld && !isDpkgHeld(ports, target)) return made
     await capture(ports, folders, { ...specOf(config, folders, ['sleep', '1']), timeLimitMs: left() })
   }
 }
 
-function dpkgHolder({ machine }: Pick<PlanPorts, 'machine'>, target: AptTarget): LockHolder | null {
-  for (const path of dpkgLocksOf(target)) {
-    const holder = machine.lockHolder(path)
-    if (holder !== null) return holder
-  }
-  return null
-}
-
-function inTheMiddle(holder: LockHolder, { plan }: Planned): Refusal {
-  const packages = plan.repairs.map(({ name, state }) => `${name} is ${state}`)
-  return {
-    kind: 'cannot-plan',
-    message: `${holderText(holder)} is in the middle of packages: ${shortList(packages)}`,
-    remedy: holderAdvice(holder),
-  }
+function isDpkgHeld({ machine }: Pick<PlanPorts, 'machine'>, target: AptTarget): boolean {
+  return dpkgLocksOf(target).some((path) => machine.lockHolder(path) !== null)
 }
 
 async function simulateFor(
@@ -292,7 +277,7 @@ export function planFrom(
   const warned = /^W: Unable to read (\S+)/m.exec(printed.simulation)?.[1]
   if (warned !== undefined) return unreadable(warned, 'permission denied')
   // While a program changes packages, its journal is in motion and no sign of an interruption.
-  const isHeld = dpkgHolder(ports, target) !== null
+  const isHeld = isDpkgHeld(ports, target)
   const planned = makePlan({
     ...printed,
     dpkgStatus: isHeld

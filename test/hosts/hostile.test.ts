@@ -219,10 +219,10 @@ const grants: readonly Scenario[] = [
       await publishBuild(site, build, [{ name: 'hello', version }])
       const change = await startPatch(site, build, [host.name])
       const captured = await capture(given)
-      await release()
       await host.must(['systemctl', 'stop', 'smith-agent'])
       // The true one is withheld: it has authority, and whoever has it may use it, in its time and once.
       await asSmith(`mv ${INBOX}/grant-${captured.order}.json ${AGENT}/withheld`)
+      await release()
       const all = await forgeries(given, captured)
       for (const { name, grant, says } of all) {
         await asSmith(`cat > ${INBOX}/grant-${name}.json`, entryOf(grant))

@@ -118,25 +118,6 @@ t.test(
   },
 )
 
-t.test('[PLN-11] while another program is in the middle of packages there is no plan, and it is named', async (t) => {
-  const machine = await createMachine({
-    installed: [{ name: 'web', version: '1.0' }],
-    published: [{ name: 'web', version: '2.0' }],
-    limits: { plan: 16 },
-  })
-  t.teardown(machine.close)
-  const database = join(machine.root.root, 'var/lib/dpkg')
-  const status = join(database, 'status')
-  writeFileSync(
-    status,
-    readFileSync(status, 'utf8').replace(/(Package: web\nStatus: install ok )installed/, '$1half-configured'),
-  )
-  const other = spawn('flock', ['-F', join(database, 'lock'), 'sh', '-c', 'echo; exec sleep 600'])
-  t.teardown(() => other.kill())
-  await new Promise((resolve) => other.stdout.once('data', resolve))
-  await t.rejects(machine.plan(), /process \d+ \(.*\) .*is in the middle of packages: web is half-configured/)
-})
-
 t.test('[PLN-11] what another program is in the middle of is no repair when it ends in time', async (t) => {
   const machine = await createMachine({
     installed: [
