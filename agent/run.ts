@@ -4,7 +4,6 @@
  */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { execaSync } from 'execa'
 import { destination, pino } from 'pino'
 import { RefusedError } from '../protocol/errors.ts'
 import { createAgent } from './agent.ts'
@@ -39,7 +38,7 @@ export async function run(configFile: string): Promise<number> {
   const disk = createRealDisk()
   const layout = layoutOf(config.stateDir)
   const { identity, stored } = readIdentity(disk, layout)
-  beAlone(layout)
+  await beAlone(layout)
   const coordinator = config.coordinator ?? stored.coordinator
   const folder = ownFolder()
   const log = createLog()
@@ -94,8 +93,10 @@ export async function run(configFile: string): Promise<number> {
 }
 
 /** Two agents of one identity would read as a copied machine, and the coordinator would shut both out. */
-function beAlone({ agent }: Layout): void {
+async function beAlone({ agent }: Layout): Promise<void> {
   if (isHolder(agent)) return
+  // Loaded here alone: what holds the lock begins anew, and an idle agent would keep execa in memory for nothing.
+  const { execaSync } = await import('execa')
   // The folder itself is locked, so that whoever tries it as root leaves no file behind that the agent can't open.
   if (execaSync('flock', ['-n', agent, 'true'], { reject: false }).exitCode === 1)
     throw new RefusedError([

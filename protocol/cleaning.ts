@@ -1,6 +1,7 @@
 /** Takes the secrets out of the parts of a health report, all counted together, and makes them harmless to show. Pure. */
 import { redact } from './redact.ts'
 import type { ReportedRun } from './report.ts'
+import { visible } from './visible.ts'
 
 export type Cleaner = {
   /** How often each rule took a secret out, up to now. */
@@ -22,7 +23,7 @@ export function createCleaner(literals: readonly string[] = []): Cleaner {
     for (const [rule, n] of Object.entries(redacted.hits)) hits[rule] = (hits[rule] ?? 0) + n
     return redacted.text
   }
-  const short = (text: string) => harmlessLine(text).slice(0, LINE_CHARACTERS_MAX)
+  const short = (text: string) => visible(text).slice(0, LINE_CHARACTERS_MAX)
   const line = (text: string) => short(without(text))
   /** Quoted lines stand together: a key is known by its first and its last. */
   const lines = (all: readonly string[]) =>
@@ -33,21 +34,10 @@ export function createCleaner(literals: readonly string[] = []): Cleaner {
     text: (text) =>
       without(text)
         .split('\n')
-        .map((one) => harmlessLine(one.replace(/\r$/, '')))
+        .map((one) => visible(one.replace(/\r$/, '')))
         .join('\n'),
     run: (run) => ({ ...run, message: line(run.message), evidence: lines(run.evidence), advice: lines(run.advice) }),
   }
-}
-
-/** One line, in which what acts on a terminal, hides or reorders text is shown as an escape, line ends too. */
-export function harmlessLine(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu, (character) => {
-    if (character === '\t') return character
-    if (character === '\n') return String.raw`\n`
-    if (character === '\r') return String.raw`\r`
-    const code = character.codePointAt(0) ?? 0
-    return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u{${code.toString(16)}}`
-  })
 }
 
 /** Both counted together. */

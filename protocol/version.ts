@@ -20,7 +20,7 @@ export const PROTOCOL_HISTORY: readonly ProtocolEntry[] = [
   {
     version: 1,
     released: false,
-    hash: '1140809468143b46084aad2fdab3038f18550f02b3c098eb8b6e267635a0cd97',
+    hash: 'f1aa65161a3d2f22fc6928797784bf8b2bcb6d1be94c2c9bdfc426d12f13b1b5',
     change: 'The first version: enrolment, sessions, plans, signed grants, records, the feed and the HTTP interface.',
   },
 ]

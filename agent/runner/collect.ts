@@ -27,7 +27,7 @@ const ROUNDS_MS_MAX = 240_000
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { config: { type: 'string', default: AGENT_CONFIG_FILE } } })
   const ports = await createRealPorts()
-  const { stateDir, config, problem } = configOf(values.config)
+  const { stateDir, config, error } = configOf(values.config)
   const layout = layoutOf(stateDir)
   process.umask(0o027)
   makeStateFolders(ports.disk, layout)
@@ -35,14 +35,14 @@ async function main(): Promise<void> {
   const began = ports.now()
   for (let asks = takeAsks(ports.disk, layout); asks.length > 0; asks = takeAsks(ports.disk, layout)) {
     // Whoever asks is told why there is nothing: the machine that can't make one is the machine it is wanted of.
-    const report = config === null ? failedReport(ports, problem) : await made(ports, config)
+    const report = config === null ? failedReport(ports, error) : await made(ports, config)
     keepReport(ports.disk, layout, asks, packReport(report))
     if (Math.abs(ports.now() - began) > ROUNDS_MS_MAX) return
     await delay(PAUSE_MS)
   }
 }
 
-type Configured = { readonly stateDir: string; readonly config: AgentConfig | null; readonly problem: string }
+type Configured = { readonly stateDir: string; readonly config: AgentConfig | null; readonly error: unknown }
 
 /** The configuration, or why it may not be used; what can't be read at all is asked for where it is by default. */
 function configOf(file: string): Configured {
@@ -51,10 +51,10 @@ function configOf(file: string): Configured {
     const { stateDir } = config
     const refusal = process.geteuid?.() === 0 ? distrusted(steeringPaths(createRealDisk(), config)) : null
     return refusal === null
-      ? { stateDir, config, problem: '' }
-      : { stateDir, config: null, problem: `${refusal.message}; ${refusal.remedy}` }
+      ? { stateDir, config, error: null }
+      : { stateDir, config: null, error: new RefusedError([refusal]) }
   } catch (error) {
-    return { stateDir: DEFAULT_STATE_DIR, config: null, problem: problemOf(error) }
+    return { stateDir: DEFAULT_STATE_DIR, config: null, error }
   }
 }
 
@@ -62,25 +62,31 @@ async function made(ports: LookPorts, config: AgentConfig): Promise<MachineRepor
   try {
     return await makeReport(ports, config)
   } catch (error) {
-    return failedReport(ports, problemOf(error))
+    return failedReport(ports, error)
   }
 }
 
-function failedReport(ports: LookPorts, problem: string): MachineReport {
-  process.stderr.write(`smith: no health report: ${problem}\n`)
-  return emptyReport(ports.now(), problem)
+/** Where in the program it failed stands in the journal; who reads the report wants to know what failed. */
+function failedReport(ports: LookPorts, error: unknown): MachineReport {
+  tell(error)
+  return emptyReport(ports.now(), problemOf(error))
+}
+
+function tell(error: unknown): void {
+  const isDefect = error instanceof Error && !(error instanceof RefusedError)
+  process.stderr.write(`smith: no health report: ${isDefect ? (error.stack ?? error.message) : problemOf(error)}\n`)
 }
 
 function problemOf(error: unknown): string {
   if (error instanceof RefusedError)
     return error.refusals.map((refusal) => `${refusal.message}; ${refusal.remedy}`).join('; ')
-  return error instanceof Error ? (error.stack ?? error.message) : String(error)
+  return error instanceof Error ? error.message : String(error)
 }
 
 main().then(
   () => process.exit(0),
   (error: unknown) => {
-    process.stderr.write(`smith: no health report: ${problemOf(error)}\n`)
+    tell(error)
     // What asks for it may still lie there, and the path unit starts this again at once.
     setTimeout(() => process.exit(1), FAILED_PAUSE_MS)
   },

@@ -12,7 +12,7 @@ import type { Actor } from '../domain/state.ts'
 import { journalName } from '../domain/planning.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Hand, Handlers } from './calls.ts'
-import { createLine } from './one-at-a-time.ts'
+import { createQueue } from './one-at-a-time.ts'
 import type { ApiPorts } from './ports.ts'
 
 const PAGE_MAX = 1000
@@ -31,7 +31,7 @@ type Wanted = {
 
 export function audit(ports: ApiPorts): Pick<Handlers, 'audit' | 'auditVerify'> {
   const { store } = ports
-  const inLine = createLine()
+  const queued = createQueue()
   return {
     audit: ({ query }) => {
       const numbers = [
@@ -50,7 +50,7 @@ export function audit(ports: ApiPorts): Pick<Handlers, 'audit' | 'auditVerify'> 
       const head = query['head'] ?? null
       if (head !== null && !/^[0-9a-f]{64}$/.test(head))
         return refuse('bad-value', 'head is no SHA-256', 'give the head that a check or a backup showed', 'head')
-      return { ok: true, value: await inLine((isGone) => checkChain(ports, head, isGone), whenGone) }
+      return { ok: true, value: await queued((isGone) => checkChain(ports, head, isGone), whenGone) }
     },
   }
 }

@@ -13,7 +13,7 @@ import { holderOf, holderOfLine, projectState } from '../domain/status.ts'
 import type { Authenticator } from './authentication.ts'
 import { numberOf, refuse } from './bodies.ts'
 import type { Hand, Handlers } from './calls.ts'
-import { createLine } from './one-at-a-time.ts'
+import { createQueue } from './one-at-a-time.ts'
 import type { ApiPorts } from './ports.ts'
 import { unauthenticated } from './roles.ts'
 import { findOrder } from './views.ts'
@@ -51,7 +51,7 @@ export function dashboard(
   ports: ApiPorts,
   { authenticator, feed, hand, port }: Needs,
 ): Pick<Handlers, 'overview' | 'sessionOpen' | 'sessionEnd' | 'logSearch'> {
-  const inLine = createLine()
+  const queued = createQueue()
   return {
     overview: () => ({ ok: true, value: overviewOf(ports) }),
     sessionOpen: async ({ body, address }) => {
@@ -76,7 +76,7 @@ export function dashboard(
       const order = findOrder(ports, id)
       if (order === undefined) return refuse('not-found', `there is no order ${id} here`, 'look it up anew', id)
       const wanted = { order: id, text: query['text'] ?? '', after: after.value }
-      const found = await inLine((isGone) => search(ports, wanted, isGone), whenGone)
+      const found = await queued((isGone) => search(ports, wanted, isGone), whenGone)
       return { ok: true, value: { ...found, upTo: findOrder(ports, id)?.upTo ?? order.upTo } }
     },
   }

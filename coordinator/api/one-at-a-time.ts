@@ -7,7 +7,7 @@ import type { WhenGone } from './waiters.ts'
 /** `isGone` says that nobody waits for the answer any more. */
 export type Work<Value> = (isGone: () => boolean) => Promise<Value>
 
-export function createLine(): <Value>(work: Work<Value>, whenGone: WhenGone) => Promise<Value> {
+export function createQueue(): <Value>(work: Work<Value>, whenGone: WhenGone) => Promise<Value> {
   let last: Promise<unknown> = Promise.resolve()
   return (work, whenGone) => {
     const caller = { isGone: false }

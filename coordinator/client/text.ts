@@ -1,14 +1,10 @@
 /**
  * What a person reads: text of packages and of other people made harmless, durations, sizes, widths, tables and the
- * caret under a place. Pure; every verb prints through it. The invariant: what leaves `visible` has no character
- * that a terminal would act on or that hides or reorders others.
+ * caret under a place. Pure; every verb prints through it.
  */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu
+import { UNSAFE, visible } from '../../protocol/visible.ts'
 
-/** One line of foreign text, with control, bidi and invisible characters as escapes. A tab is harmless and stays. */
-export function visible(text: string): string {
-  return text.replace(UNSAFE, (character) => (character === '\t' ? character : escapeOf(character)))
-}
+export { visible }
 
 /** The same for text of several lines: only the line ends survive. */
 export function visibleText(text: string): string {
@@ -36,13 +32,6 @@ export function jsonText(value: unknown, indent?: number): string {
     if (character === '\n') return character
     return [...Array(character.length).keys()].map((at) => `\\u${hex(character.charCodeAt(at), 4)}`).join('')
   })
-}
-
-function escapeOf(character: string): string {
-  if (character === '\n') return '\\n'
-  if (character === '\r') return '\\r'
-  const code = character.codePointAt(0) ?? 0
-  return code < 0x100 ? `\\x${hex(code, 2)}` : `\\u{${code.toString(16)}}`
 }
 
 const hex = (code: number, digits: number) => code.toString(16).padStart(digits, '0')

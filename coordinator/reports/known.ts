@@ -3,7 +3,8 @@
  * a machine that is out of reach, with what to do at its console. Pure.
  */
 import type { MachineReport, ReportedRun } from '../../protocol/report.ts'
-import { createCleaner, harmlessLine, withHits } from '../../protocol/cleaning.ts'
+import { createCleaner, withHits } from '../../protocol/cleaning.ts'
+import { visible } from '../../protocol/visible.ts'
 import { instanceOf, type View } from '../domain/draft.ts'
 import type { Machine, Order, Project, Target } from '../domain/state.ts'
 import { projectState } from '../domain/status.ts'
@@ -42,7 +43,7 @@ export function knownOf(view: View, machine: Machine, wanted: string | null): Kn
       : `connected from ${session.address} since ${timeOf(session.since)}`,
     ...(session?.impediment == null
       ? []
-      : [harmlessLine(`takes no orders: ${session.impediment.message}; ${session.impediment.remedy}`)]),
+      : [visible(`takes no orders: ${session.impediment.message}; ${session.impediment.remedy}`)]),
     ...(machine.quarantined === null ? [] : [`quarantined: ${machine.quarantined}`]),
     `last patched ${timeOf(machine.lastPatchedAt)}; reboot ${machine.rebootPending ? 'pending' : 'not pending'}`,
     ...(machine.facts === null ? [] : [`says of itself: ${fieldsText(machine.facts)}`]),
@@ -95,8 +96,7 @@ function fieldsText(row: object): string {
       const all: readonly unknown[] = Array.isArray(value) ? value : [value]
       if (all.length === 0) return [`\n    ${name}: none`]
       return all.map(
-        (one) =>
-          `\n    ${name}: ${typeof one === 'object' && one !== null ? fieldsText(one) : harmlessLine(String(one))}`,
+        (one) => `\n    ${name}: ${typeof one === 'object' && one !== null ? fieldsText(one) : visible(String(one))}`,
       )
     })
     .join('')

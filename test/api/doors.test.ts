@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { type TLSSocket, connect as connectTls } from 'node:tls'
 import t from 'tap'
 import { createApi } from '../../coordinator/api/api.ts'
-import { createLine } from '../../coordinator/api/one-at-a-time.ts'
+import { createQueue } from '../../coordinator/api/one-at-a-time.ts'
 import { createClient } from '../../coordinator/client/client.ts'
 import { listenOn, removeStaleSocket } from '../../coordinator/api/doors.ts'
 import { RefusedError } from '../../protocol/errors.ts'
@@ -50,16 +50,16 @@ t.test('[API-8] what can not be read as a request is refused and its connection 
 })
 
 t.test('[API-25] what takes long is waited for on both sides, and what should not is given up', async (t) => {
-  const wait = () => new Promise<void>((resolve) => setTimeout(resolve, 1500))
+  const working = Promise.withResolvers<void>()
   const world = await createWorld(t, {
     limits: { stalledMsMax: 700 },
     ports: () => ({
       backup: async (path) => {
-        await wait()
+        await working.promise
         return { ok: true, value: { path, bytes: 1, sha256: '0'.repeat(64), rev: 1, head: '0'.repeat(64) } }
       },
       missing: async () => {
-        await wait()
+        await working.promise
         return { ok: true, value: { source: null, at: 1, notEnrolled: [], notKnown: [] } }
       },
     }),
@@ -67,18 +67,21 @@ t.test('[API-25] what takes long is waited for on both sides, and what should no
   const timers = { after: realClock.after }
   const reach = { kind: 'socket', path: world.socket } as const
   const client = createClient(timers, { name: 'test', timeoutMs: 500, reach })
-  t.match(await client.call('backup', { body: { path: '/srv/copy', passphrase: 'x'.repeat(20) } }), { rev: 1 })
-  await t.rejects(client.call('missing'), /no answer within|connection was lost/)
   const patient = createClient(timers, { name: 'test', timeoutMs: 60_000, reach })
-  await t.rejects(patient.call('missing'), /connection was lost|broke off/)
+  const backup = client.call('backup', { body: { path: '/srv/copy', passphrase: 'x'.repeat(20) } })
+  await t.rejects(client.call('missing'), /no answer within/, 'the client gives up')
+  await t.rejects(patient.call('missing'), /connection was lost|broke off/, 'the coordinator gives up')
+  // Both have passed for what was begun before them.
+  working.resolve()
+  t.match(await backup, { rev: 1 })
 })
 
 t.test('[DSH-17] long looks at the store go one after another, and not on for who has gone', async (t) => {
-  const inLine = createLine()
+  const queued = createQueue()
   const told: string[] = []
   const gone = new Map<string, () => void>()
   const look = (name: string, pages: number) =>
-    inLine(
+    queued(
       async (isGone) => {
         for (let page = 1; page <= pages && !isGone(); page += 1) {
           told.push(`${name}${page}`)

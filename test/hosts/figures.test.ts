@@ -14,7 +14,7 @@ const skip = whyNoHosts() ?? false
 t.setTimeout(900_000)
 
 const NAME = 'prod-dal10-carrier3-worker-1'
-/** Anonymous memory: measured 14.6 to 15.3 MB, and 17.9 before anything was done about it; after a run 19.4 to 21.2. */
+/** Anonymous memory: measured 14.6 to 15.3 MB (16.0 with execa), 17.9 before anything was done about it; after a run 19.4 to 21.2. */
 const IDLE_BYTES_MAX = 16_500_000
 const AFTER_RUN_BYTES_MAX = 24_000_000
 /** Each side pings every 15 s and answers, and Node's other threads wake now and then; a poll of 200 ms would be 300. */

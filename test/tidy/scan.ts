@@ -20,6 +20,9 @@ const EMPTY_CATCH = new RegExp(
     .replaceAll('COMMENTS', '(?:\\s*//[^\\n]*\\n|\\s*/\\*[^]*?\\*/)*\\s*'),
   'g',
 )
+/** An idle agent would carry execa for nothing; the wrapper is a program of its own, which starts apt at once. */
+const EARLY_EXECA = /^import (?!type ).* from 'execa'/gm
+const isAgent = (path: string) => /^agent\/(?!runner\/wrapper\.ts$)/.test(path)
 const KEBAB = /^[a-z0-9]+(-[a-z0-9]+)*(\.test)?\.(tsx?|mjs)$/
 
 const isCode = (path: string) => /\.(tsx?|mjs)$/.test(path)
@@ -41,6 +44,7 @@ export function scan(source: Source, bannedWords: readonly string[]): Finding[] 
     ...findings,
     ...matches(source, SWITCHED_OFF, (found) => `${found} switches a check off`),
     ...matches(source, EMPTY_CATCH, () => 'an empty catch swallows an error'),
+    ...(isAgent(path) ? matches(source, EARLY_EXECA, () => 'execa is imported before it is used') : []),
   ]
 }
 

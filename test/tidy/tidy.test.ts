@@ -101,6 +101,7 @@ const PLANTED: readonly (readonly [what: string, path: string, text: string, pro
   ['a test that runs alone', 'test/a.test.ts', `${HEAD}t.only(x)`, /switches a check off/],
   ['an empty catch', 'agent/a.ts', `${HEAD}try { a() } catch {}`, /swallows/],
   ['a catch with only a comment', 'agent/a.ts', `${HEAD}try { a() } catch (e) {\n  // never mind\n}`, /swallows/],
+  ['what an idle agent carries for nothing', 'agent/a.ts', `${HEAD}import { execa } from 'execa'`, /before it is used/],
   ['an ignored rejection', 'agent/a.ts', `${HEAD}a().catch(() => {})`, /swallows/],
   ['a rejection made undefined', 'agent/a.ts', `${HEAD}a().catch(() => undefined)`, /swallows/],
 ]
@@ -117,6 +118,7 @@ t.test('[TDY-3] what is in order is left alone', async (t) => {
   const good = [
     { path: 'agent/run-log.ts', text: `${HEAD}try { a() } catch (cause) { throw new Error('x', { cause }) }` },
     { path: 'agent/a.ts', text: `${HEAD}// oxlint-disable-next-line no-control-regex -- they are what is looked for` },
+    { path: 'agent/a.ts', text: `${HEAD}const { execa } = await import('execa')` },
     { path: 'agent/a.mjs', text: '#!/usr/bin/env node\n// What it does.\n' },
     { path: 'docs/a.md', text: 'A release. The jobless. /home/works/x' },
   ]
