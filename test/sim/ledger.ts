@@ -59,7 +59,8 @@ export class Ledger implements Judge {
   /** How much was told so far. */
   #told = 0
   readonly #uses = new Map<string, Use[]>()
-  readonly #fences = new Map<string, number>()
+  /** The highest that each machine claimed, a copy of one among them. */
+  readonly #fences = new Map<Judged, number>()
   readonly #approvals = new Map<string, Period[]>()
   readonly #halts = new Map<string, Period[]>()
   readonly #evil = new Set<Judged>()
@@ -132,10 +133,10 @@ export class Ledger implements Judge {
       this.violate('SIM-23 forged', `order ${order} was claimed with another grant than was given`)
     if (this.runs.has(order)) this.violate('SIM-5 once', `order ${order} was claimed twice`)
     if (grant.machine !== machine.id) this.violate('SIM-5 once', `${machine.name} claimed an order of another machine`)
-    const fence = this.#fences.get(machine.id) ?? 0
+    const fence = this.#fenceBefore(machine)
     if (grant.fence <= fence)
       this.violate('SIM-10 fences', `${machine.name} claimed fence ${grant.fence} after ${fence}`)
-    this.#fences.set(machine.id, Math.max(fence, grant.fence))
+    this.#fences.set(machine, Math.max(fence, grant.fence))
     if (machine.wallNow() > grant.startBy) this.violate('SIM-6 approved', `${machine.name} claimed ${order} too late`)
     this.runs.set(order, {
       machine,
@@ -152,6 +153,19 @@ export class Ledger implements Judge {
     if (!isLiar) this.#takeLines(order, sent)
     this.#judgePermission(order, grant, sent)
     if (!isLiar) this.terms.claimed(sent.project, machine.name, this.#failuresOf(sent.project))
+  }
+
+  /**
+   * A machine and its copy have one key, and so one row of fences. A coordinator with an older database learns from
+   * whoever comes first what it has forgotten, and a copy knows nothing of what the other has claimed.
+   */
+  #fenceBefore(machine: Judged): number {
+    if (this.#isOld) return this.#fences.get(machine) ?? 0
+    return Math.max(0, ...[...this.#fences].map(([one, fence]) => (one.id === machine.id ? fence : 0)))
+  }
+
+  copied(machine: Judged, copy: Judged): void {
+    this.#fences.set(copy, this.#fences.get(machine) ?? 0)
   }
 
   /** How many machines of a project failed without a decision; of one that lies nobody knows. */
@@ -251,7 +265,7 @@ export class Ledger implements Judge {
     for (const [order, run] of this.runs) {
       if (run.machine !== machine || run.isOver || run.starts > 0 || machine.hasClaim(order)) continue
       this.runs.delete(order)
-      this.#fences.set(machine.id, run.grant.fence - 1)
+      this.#fences.set(machine, run.grant.fence - 1)
       this.#setUses(order, () => 'free')
     }
   }

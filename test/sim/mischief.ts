@@ -289,6 +289,7 @@ export class Mischief {
     this.#world.met('clone', machine)
     const made = machine.clone(createDice(dice.below(2 ** 31), 'clone'))
     this.#clones.set(machine.id, made)
+    ledger.copied(machine, made)
     made.boot()
   }
 
