@@ -74,11 +74,15 @@ function objectionTo(payload: GrantPayload, grant: SignedGrant, facts: GrantFact
   if (payload.startBy - payload.issuedAt > GRANT_LIFE_MS_MAX)
     return 'it claims to be good for longer than a grant may be'
   if (payload.issuedAt - facts.now > SKEW_MS_MAX)
-    return "it was issued in the future by this machine's clock (clock skew)"
+    return `it was issued in the future, at ${textOf(payload.issuedAt)}, and by this machine's clock it is ${textOf(facts.now)} (clock skew)`
   if (facts.now > payload.startBy)
-    return `it came too late: it had to be claimed by ${new Date(payload.startBy).toISOString()}`
+    return `it came too late: it had to be claimed by ${textOf(payload.startBy)}, and by this machine's clock it is ${textOf(facts.now)}`
   if (createHash('sha256').update(planText(grant.plan)).digest('hex') !== payload.planHash)
     return 'the plan with it is not the one that was signed'
   if (grant.plan.build !== payload.build) return `its plan is of build ${grant.plan.build}, it of ${payload.build}`
   return null
+}
+
+function textOf(at: number): string {
+  return new Date(at).toISOString()
 }

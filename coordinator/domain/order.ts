@@ -230,7 +230,7 @@ function keepMachine(draft: Draft, target: Target): void {
 }
 
 /** granted -> voided: the machine's root half has proved that the run never began and never will. */
-export function voidOrder(draft: Draft, order: Order, result: Result | null): void {
+export function voidOrder(draft: Draft, order: Order, result: Result): void {
   assert(isActive(order) && !order.claimed, 'only a grant that was never claimed can be void')
   const target = targetOf(draft, order.project, order.target)
   const project = projectOf(draft, order.project)
@@ -239,8 +239,9 @@ export function voidOrder(draft: Draft, order: Order, result: Result | null): vo
     endOrder(draft, order, {
       state: 'failed',
       cause: 'unreachable',
-      message: 'the run was not begun before its grant was called back; nothing was changed',
-      evidence: [],
+      // Why is known to the machine alone: its clock may be wrong, or the grant was not to its liking.
+      message: `${result.message}; nothing was changed`,
+      evidence: result.evidence,
       advice: [
         `look on ${order.name} why the grant was not taken up: /opt/smith-agent.log`,
         `then: smith retry ${project.change ?? ''} ${order.name}`,

@@ -51,6 +51,16 @@ t.test(
   },
 )
 
+t.test('[ORD-9] a grant that a machine did not take up failed for the reason that the machine gives', async (t) => {
+  const world = await world3()
+  const change = await world.begin(ALL)
+  const late = 'it had to be claimed by 10:00, and by this machine\u2019s clock it is 11:00'
+  await world.agent(W1).result('void', { step: 'claim', message: late, evidence: ['the clock is off'] })
+  t.match(world.brief(change), new RegExp(`held hold failed.*${W1} failed`))
+  const [target] = [...world.driver().view.all('targets')].filter((one) => one.name === W1)
+  t.match(target, { cause: 'unreachable', message: `${late}; nothing was changed`, evidence: ['the clock is off'] })
+})
+
 t.test('[CMD-2] a grant that is called back while the machine is away is void by its word only', async (t) => {
   const world = await world3()
   const change = await world.begin(ALL)

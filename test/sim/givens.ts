@@ -29,7 +29,7 @@ export const SETTINGS: Settings = {
 export const FAULTS_MS = 12 * 60_000
 export const HEALING_MS = 3 * 3_600_000
 /** No honest world has so many things happen; one that does goes round in a circle. */
-export const EVENTS_MAX = 60_000
+export const EVENTS_MAX = 120_000
 /** How long after the last project ended the machines may still send what they have. */
 export const SETTLING_MS = 10 * 60_000
 export const TOKEN_TEXT = { coordinator: 'https://coordinator:7600' }

@@ -96,6 +96,11 @@ export class Ledger implements Judge {
   isEvil(machine: Judged): boolean {
     return this.#evil.has(machine)
   }
+  /** What was made up of its own order may be taken for its end before the run itself ends, if it ever does. */
+  lied(machine: Judged, order: string): void {
+    const grant = this.#grants.get(order)
+    if (grant?.name === machine.name) this.terms.lied(grant.project)
+  }
   /** What an evil machine says of its own order nobody can check, so that order is not judged by it. */
   #isEvil(order: string): boolean {
     const run = this.runs.get(order)

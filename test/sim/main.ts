@@ -72,6 +72,20 @@ function median(numbers: readonly number[]): number {
   return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] ?? 0
 }
 
+/** What many seeds met, in one paragraph. */
+function figuresOf(all: readonly Outcome['counts'][], failures: number, seconds: number): string {
+  const sum = (key: keyof Outcome['counts']) => all.reduce((total, one) => total + one[key], 0)
+  const of = (key: keyof Outcome['counts']) => median(all.map((one) => one[key]))
+  return (
+    `${all.length} seeds, ${failures} with a violation, in ${seconds.toFixed(1)} s (${(all.length / seconds).toFixed(1)} a second); ` +
+    `${(sum('simulatedMs') / 3_600_000).toFixed(1)} simulated hours, ${sum('claims')} claims, ${sum('starts')} runs of apt, ${sum('reboots')} reboots\n` +
+    `median of a seed: ${of('machines')} machines, ${of('turns')} turns, ${of('faults')} faults that met an order`
+  )
+}
+
+/** Seeds between two words of a long run on how far it is: should it be killed, its last word still counts. */
+const WORD_EVERY = 1000
+
 /** Many seeds, and what they met. */
 async function runMany(run: Run, first: number, last: number, failuresMax: number): Promise<number> {
   const startedAt = performance.now()
@@ -79,6 +93,7 @@ async function runMany(run: Run, first: number, last: number, failuresMax: numbe
   const all: Outcome['counts'][] = []
   let failures = 0
   const stop = { isAsked: false }
+  const figures = () => figuresOf(all, failures, (performance.now() - startedAt) / 1000)
   // Whoever ends a long run early still wants to know what it met.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => (stop.isAsked = true))
   for (let seed = first; seed <= last && failures < failuresMax && !stop.isAsked; seed += 1) {
@@ -86,22 +101,14 @@ async function runMany(run: Run, first: number, last: number, failuresMax: numbe
     // A seed is made of ticks alone; signals are heard between two of them.
     await setImmediate()
     all.push(outcome.counts)
+    if (all.length % WORD_EVERY === 0) console.error(`up to seed ${seed}: ${figures()}`)
     for (const [cell, count] of outcome.cells) cells.set(cell, (cells.get(cell) ?? 0) + count)
     if (outcome.violations.length === 0) continue
     failures += 1
     show(seed, outcome)
   }
-  const seconds = (performance.now() - startedAt) / 1000
-  const sum = (key: keyof Outcome['counts']) => all.reduce((total, one) => total + one[key], 0)
-  const of = (key: keyof Outcome['counts']) => median(all.map((one) => one[key]))
   console.log(cellsText(cells))
-  console.log(
-    `${all.length} seeds, ${failures} with a violation, in ${seconds.toFixed(1)} s (${(all.length / seconds).toFixed(1)} a second); ` +
-      `${(sum('simulatedMs') / 3_600_000).toFixed(1)} simulated hours, ${sum('claims')} claims, ${sum('starts')} runs of apt, ${sum('reboots')} reboots`,
-  )
-  console.log(
-    `median of a seed: ${of('machines')} machines, ${of('turns')} turns, ${of('faults')} faults that met an order`,
-  )
+  console.log(figures())
   for (const line of neverMet(cells)) console.log(line)
   return failures === 0 ? 0 : 1
 }

@@ -173,6 +173,7 @@ export class Mischief {
       text.slice(0, dice.below(text.length)),
       '{"t":"hello"}',
     ])
+    if (invented.includes(lie.message)) ledger.lied(machine, order)
     return dice.chance(0.5) ? [invented, text] : [text, invented]
   }
 

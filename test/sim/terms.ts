@@ -36,6 +36,8 @@ type Progress = {
   readonly forgotten: number
   readonly granted: Set<string>
   readonly retried: Set<string>
+  /** One that was never granted is tried again: it had failed before its turn, and its phase may have opened with that. */
+  isOpenUnseen: boolean
   readonly ends: { readonly phase: number; readonly at: number }[]
   /** A person wanted no more soak at this instant. */
   resumedAt: number
@@ -94,6 +96,7 @@ function beginning(): Progress {
     forgotten: -1,
     granted: new Set(),
     retried: new Set(),
+    isOpenUnseen: false,
     ends: [],
     resumedAt: Number.NEGATIVE_INFINITY,
   }
@@ -124,7 +127,9 @@ export class TermsJudge {
     if (terms !== undefined && !this.#shown.has(project)) this.#shown.set(project, { terms, machines })
   }
   retried(project: string, name: string): void {
-    this.#of(project).retried.add(name)
+    const progress = this.#of(project)
+    progress.retried.add(name)
+    if (!progress.granted.has(name)) progress.isOpenUnseen = true
   }
   resumed(project: string, at: number): void {
     this.#of(project).resumedAt = at
@@ -172,7 +177,7 @@ export class TermsJudge {
   #judgeSoak({ terms, machines }: Shown, progress: Progress, now: { phase: number; name: string; at: number }): void {
     // Machines without anything to do open their phase unseen, and what is tried again after that has no soak.
     const isSeen = machines.every((one) => !one.isEmpty || this.#phaseOf({ terms, machines }, one.name) !== now.phase)
-    if (!this.#isClockTrue || !isSeen) return
+    if (!this.#isClockTrue || !isSeen || progress.isOpenUnseen) return
     const last = Math.max(...progress.ends.map((end) => end.at))
     const opensAt = last + terms.soakMinutes * MINUTE_MS
     if (now.at < opensAt && progress.resumedAt < last)

@@ -383,7 +383,8 @@ export class World {
     heal(this.faults)
     await this.start()
     this.mischief.heal()
-    const giveUp = this.time.now() + HEALING_MS
+    // What is only open for twenty minutes of thirty, and fails each time, comes to its end in several windows.
+    const giveUp = this.time.now() + HEALING_MS * (this.faults.schedule.windows.length > 0 ? 2 : 1)
     // What was asked and is still being planned becomes a project yet.
     const isQuiet = () =>
       (['projects', 'requests', 'remoteChanges'] as const).every((name) => this.coordinator.view()?.size(name) === 0)
