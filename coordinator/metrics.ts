@@ -128,6 +128,9 @@ function addProjectGauges(registry: Registry, { driver, instance, version, feedC
       ),
     ),
   )
+  add({ name: 'smith_plans_awaited', help: 'Plans that machines were asked for and have not answered.' }, () =>
+    one([...view.all('queries')].filter(({ state }) => state !== 'answered').length),
+  )
   add({ name: 'smith_clusters_busy', help: 'Clusters in which a machine is at work or keeps its line.' }, () =>
     one([...view.all('lines')].filter(({ key }) => key.startsWith('cluster:')).length),
   )

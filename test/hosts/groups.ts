@@ -7,11 +7,20 @@ import t, { type Test } from 'tap'
 import type { PlanView } from '../../protocol/http.ts'
 import type { MachineStatus } from '../../protocol/status.ts'
 import type { BuiltPackage, PackageSpec } from '../archive/builder.ts'
-import { approve, call, isOver, online, ordersOf, raise, recordsOf, statusOf, untilStatus } from '../site/harness.ts'
+import { call, isOver, ordersOf, raise, recordsOf, statusOf, untilStatus } from '../site/harness.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
 import { checkReport } from './reported.ts'
-import { checkLog, checkRun, describeStatus, machineIn, startHostSite, untilSettled, versionOn } from './scenario.ts'
+import {
+  approveFrozen,
+  checkLog,
+  checkRun,
+  describeStatus,
+  machineIn,
+  startHostSite,
+  untilSettled,
+  versionOn,
+} from './scenario.ts'
 import { whyNoHosts } from './base.ts'
 import { type AddOptions, type HostSite } from './site.ts'
 
@@ -60,17 +69,8 @@ export function request({ site, host, build }: Given): Promise<string> {
   return raise(site, `${build} machines: ${host.name} outage:0`)
 }
 
-/** Raised and, while the instance is frozen, approved: what happens meanwhile meets the run and not the plan. */
-export async function approveFrozen(given: Given, meanwhile: () => Promise<unknown>): Promise<string> {
-  const { site, host } = given
-  await online(site, host.name)
-  const change = await request(given)
-  await call(site, 'POST', '/freeze', { reason: 'something happens to the machine' })
-  await approve(site, change)
-  await untilStatus(site, change, 'the plans to be compared', (status) => status.stop?.code === 'frozen')
-  await meanwhile()
-  await call(site, 'POST', '/unfreeze', {})
-  return change
+export function approvedFrozen({ site, host, build }: Given, meanwhile: () => Promise<unknown>): Promise<string> {
+  return approveFrozen(site, { build, name: host.name }, meanwhile)
 }
 
 export async function warningsOf({ site }: Given, change: string): Promise<string> {

@@ -9,7 +9,7 @@ import { ordersOf, untilStatus } from '../site/harness.ts'
 import { until } from './commands.ts'
 import {
   type Given,
-  approveFrozen,
+  approvedFrozen,
   failsFor,
   group,
   hello,
@@ -130,7 +130,7 @@ group({
         await publishBuild(site, build, [hello(version)])
         await host.must(['sed', '-i', 's/^lock_wait = .*/lock_wait = 300/', '/etc/smith/agent.toml'])
         let gate: ReturnType<typeof gateOn> | undefined
-        const change = await approveFrozen(given, async () => {
+        const change = await approvedFrozen(given, async () => {
           gate = await startNightlyUpgrade(given)
         })
         await untilSaid(given, change, /waiting: process [0-9]+ \(.*\) of apt-daily-upgrade\.service/)
@@ -161,7 +161,7 @@ group({
         const { site, host, build, version } = given
         await publishBuild(site, build, [hello(version), lamp(version)])
         const before = await versionOn(host, 'lamp')
-        const change = await approveFrozen(given, () => host.must(['apt-mark', 'hold', 'lamp']))
+        const change = await approvedFrozen(given, () => host.must(['apt-mark', 'hold', 'lamp']))
         await failsFor(t, given, change, 'plan-drift', /lamp/)
         await isUntouched(t, given, change)
         t.equal(await versionOn(host, 'lamp'), before.replace('ii', 'hi'))
@@ -416,7 +416,7 @@ group({
         await host.copyIn(own.path, '/var/tmp/lamp.deb')
         await publishBuild(site, build, [hello(version)])
         const gate = gateOn(host, file)
-        const change = await approveFrozen(given, async () => {
+        const change = await approvedFrozen(given, async () => {
           await host.must(['systemd-run', '--unit=by-hand', 'apt-get', 'install', '--yes', '/var/tmp/lamp.deb'])
           await gate.reached()
         })

@@ -13,8 +13,10 @@ import type { MachineStatus, Status } from '../../protocol/status.ts'
 import type { BuiltPackage, PackageSpec } from '../archive/builder.ts'
 import {
   approve,
+  call,
   isOver,
   machinesOf,
+  metricsOf,
   online,
   ordersOf,
   outputOf,
@@ -23,6 +25,7 @@ import {
   statusOf,
   untilStatus,
 } from '../site/harness.ts'
+import { until } from './commands.ts'
 import type { Host } from './host.ts'
 import { type AddOptions, type HostSite, type HostSiteOptions, createHostSite, gateOn } from './site.ts'
 
@@ -55,6 +58,31 @@ export async function startPatch(site: HostSite, build: string, names: readonly 
   const change = await raise(site, `${build} machines: ${names.join(' ')} outage:${outage}`)
   await approve(site, change)
   return change
+}
+
+/**
+ * Asked for, and approved while the instance is frozen: what happens meanwhile meets the run and not the plans, neither
+ * those of the request nor those that are compared after the approval.
+ */
+export async function approveFrozen(
+  site: HostSite,
+  asked: { readonly build: string; readonly name: string },
+  meanwhile: () => Promise<unknown>,
+): Promise<string> {
+  await online(site, asked.name)
+  const change = await raise(site, `${asked.build} machines: ${asked.name} outage:0`)
+  await call(site, 'POST', '/freeze', { reason: 'until something has happened' })
+  await approve(site, change)
+  await untilCompared(site, change)
+  await meanwhile()
+  await call(site, 'POST', '/unfreeze', {})
+  return change
+}
+
+/** What stops a project first is that the instance is frozen, so the plans that are still compared are in no status. */
+async function untilCompared(site: HostSite, change: string): Promise<void> {
+  await untilStatus(site, change, 'its approval', (status) => status.stop?.code === 'frozen')
+  await until('the plans to be compared', async () => /^smith_plans_awaited\{[^}]*\} 0$/m.test(await metricsOf(site)))
 }
 
 /** Over, or stopped until a person decides. */

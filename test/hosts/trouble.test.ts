@@ -6,12 +6,13 @@
 import t, { type Test } from 'tap'
 import { createSigningKey } from '../archive/signing.ts'
 import type { PackageSpec } from '../archive/builder.ts'
-import { approve, call, machinesOf, online, raise, untilStatus } from '../site/harness.ts'
+import { call, machinesOf, untilStatus } from '../site/harness.ts'
 import { whyNoHosts } from './base.ts'
 import { until } from './commands.ts'
 import type { Host } from './host.ts'
 import { checkReport } from './reported.ts'
 import {
+  approveFrozen,
   checkRun,
   describeStatus,
   machineIn,
@@ -87,23 +88,15 @@ const hello = (version: string, more: Partial<PackageSpec> = {}): PackageSpec =>
   ...more,
 })
 
-/** Approved while the instance is frozen, so that what happens to the archive meets the run and not the plan. */
-async function approveFrozen({ site, build }: Given, meanwhile: () => Promise<unknown>): Promise<string> {
-  await online(site, NAME)
-  const change = await raise(site, `${build} machines: ${NAME} outage:0`)
-  await call(site, 'POST', '/freeze', { reason: 'until the archive is in trouble' })
-  await approve(site, change)
-  await untilStatus(site, change, 'the plans to be compared', (status) => status.stop?.code === 'frozen')
-  await meanwhile()
-  await call(site, 'POST', '/unfreeze', {})
-  return change
+function approvedFrozen({ site, build }: Given, meanwhile: () => Promise<unknown>): Promise<string> {
+  return approveFrozen(site, { build, name: NAME }, meanwhile)
 }
 
 async function archiveTrouble(scenario: Scenario): Promise<void> {
   await scenario('an archive signed by another key', async (t, given) => {
     await publishBuild(given.site, given.build, [hello(given.version)])
     const other = await createSigningKey()
-    const change = await approveFrozen(given, () =>
+    const change = await approvedFrozen(given, () =>
       given.site.archive.resign(given.build, { date: new Date(), signWith: other }),
     )
     await failsWith(t, given, change, 'repo', /NO_PUBKEY|public key|not signed/i)
@@ -111,7 +104,7 @@ async function archiveTrouble(scenario: Scenario): Promise<void> {
   await scenario('an archive that has expired', async (t, given) => {
     await publishBuild(given.site, given.build, [hello(given.version)])
     const past = (hours: number) => new Date(Date.now() - hours * 3_600_000)
-    const change = await approveFrozen(given, () =>
+    const change = await approvedFrozen(given, () =>
       given.site.archive.resign(given.build, { date: past(0.9), validUntil: past(0.5) }),
     )
     // apt can't tell a wrong clock from an old archive; the grant's time can.
@@ -121,20 +114,20 @@ async function archiveTrouble(scenario: Scenario): Promise<void> {
     const { site, build, version } = given
     await publishBuild(site, build, [hello(version)])
     const built = await site.build(hello(version))
-    const change = await approveFrozen(given, () => site.archive.tamper(site.archive.poolPath(built)))
+    const change = await approvedFrozen(given, () => site.archive.tamper(site.archive.poolPath(built)))
     await failsWith(t, given, change, 'repo', /hash/i)
   })
   await scenario('an archive rolled back to an older InRelease', async (t, given) => {
     const { site, build, version } = given
     await publishBuild(site, build, [hello(version)])
     await site.archive.resign(build, { date: new Date() })
-    const change = await approveFrozen(given, () => site.archive.rollBack(build))
+    const change = await approvedFrozen(given, () => site.archive.rollBack(build))
     await failsWith(t, given, change, 'repo', /older|back/i)
   })
   await scenario('an archive that hangs in the middle of a download', async (t, given) => {
     await publishBuild(given.site, given.build, [hello(given.version)])
     const lift = given.site.server.misbehave({ kind: 'stall', path: /\.deb$/, afterBytes: 100 })
-    const change = await approveFrozen(given, async () => {})
+    const change = await approvedFrozen(given, async () => {})
     await failsWith(t, given, change, 'fetch', /timed out|stall/i)
     lift()
   })
@@ -153,7 +146,7 @@ async function lockTrouble(scenario: Scenario): Promise<void> {
           version: `1.${build}`,
           behaviours: [{ type: 'gate', file: `/var/tmp/lamp-${build}` }],
         })
-        const change = await approveFrozen(given, async () => {
+        const change = await approvedFrozen(given, async () => {
           await host.copyIn(lamp.path, '/var/tmp/lamp.deb')
           await host.must(['systemd-run', `--unit=nightly-${build}`, 'dpkg', '--install', '/var/tmp/lamp.deb'])
           await gate.reached()

@@ -139,6 +139,16 @@ t.test('[MET-2] an unknown run is counted with its age, and the archive of a pla
   t.notMatch(text, /secret/, 'what logs in to an archive is in no label')
 })
 
+t.test('[MET-2] plans are counted for as long as the machine has not answered', async (t) => {
+  const { world, read } = await createMeasured(t)
+  const machine = await world.machine('prod-dal10-web-worker-1', { plans: false })
+  const raised = world.raise('prod machines: prod-dal10-web-worker-1 outage:0')
+  while (valueOf(await read(), 'smith_plans_awaited') !== 1) await new Promise((resolve) => setImmediate(resolve))
+  await machine.answerPlans()
+  await raised
+  t.equal(valueOf(await read(), 'smith_plans_awaited'), 0)
+})
+
 t.test('[MET-5] an archive is told by the plans of open changes, as they were made last', async (t) => {
   const { world, read } = await createMeasured(t)
   const [one, two] = ['prod-dal10-web-worker-1', 'prod-dal10-db-worker-1']

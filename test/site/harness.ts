@@ -3,7 +3,7 @@
  * state by looking until it is there. The bound on waiting only ends a test that would hang.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { request } from 'node:http'
+import { type RequestOptions, request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
@@ -33,29 +33,37 @@ export async function startSite(t: Test, options: Partial<SiteOptions> = {}): Pr
 }
 
 /** One call on the admin socket, as a person when a token is given. */
-export function call<Body = unknown>(
+export async function call<Body = unknown>(
   site: Reach,
   method: string,
   path: string,
   body?: unknown,
   token?: string,
 ): Promise<Answer<Body>> {
+  const headers: Record<string, string> = {
+    'content-type': 'application/json',
+    ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+  }
+  const sent = body === undefined ? undefined : JSON.stringify(body)
+  const { status, text } = await exchange({ socketPath: site.socket, method, path: `/api/v1${path}`, headers }, sent)
+  return { status, body: (text === '' ? {} : JSON.parse(text)) as Body }
+}
+
+/** What Prometheus reads. */
+export async function metricsOf(site: Reach): Promise<string> {
+  return (await exchange({ socketPath: site.socket, path: '/metrics' })).text
+}
+
+function exchange(options: RequestOptions, body?: string): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
-    const headers: Record<string, string> = {
-      'content-type': 'application/json',
-      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
-    }
-    const asked = request({ socketPath: site.socket, method, path: `/api/v1${path}`, headers }, (answer) => {
+    const asked = request(options, (answer) => {
       const pieces: Buffer[] = []
       answer.on('data', (piece: Buffer) => pieces.push(piece))
       answer.on('error', reject)
-      answer.on('end', () => {
-        const text = Buffer.concat(pieces).toString()
-        resolve({ status: answer.statusCode ?? 0, body: (text === '' ? {} : JSON.parse(text)) as Body })
-      })
+      answer.on('end', () => resolve({ status: answer.statusCode ?? 0, text: Buffer.concat(pieces).toString() }))
     })
     asked.on('error', reject)
-    asked.end(body === undefined ? undefined : JSON.stringify(body))
+    asked.end(body)
   })
 }
 
