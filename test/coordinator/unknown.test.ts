@@ -84,8 +84,8 @@ t.test(
     await world.later(601_000)
     t.equal(agent.revokes().length, 1, 'it may not be claimed any more: only the machine can say that it was not')
     t.match(world.brief(change), new RegExp(`^running: ${W1} granted`))
-    await agent.result('void', { step: 'claim' })
-    t.match(world.json(change).stop, { code: 'failed', reason: /the run was not begun/ })
+    await agent.result('void', { step: 'claim', message: 'it was called back' })
+    t.match(world.json(change).stop, { code: 'failed', reason: /it was called back; nothing was changed/ })
     t.match(world.target(change, W1), { cause: 'unreachable', keepsLine: false })
   },
 )
