@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { execa } from 'execa'
 import t from 'tap'
 import { TOKEN, makeCertificate, problem, startFake } from './fake-coordinator.ts'
-import { CLI, golden, makeHome, setUp } from './run-cli.ts'
+import { CLI, COMPILED, golden, makeHome, setUp } from './run-cli.ts'
 import * as s from './samples.ts'
 
 t.test('[CLI-12] login keeps nothing but what the coordinator took, in a file of 0600', async (t) => {
@@ -314,7 +314,7 @@ t.test('[CLI-17] completion comes from the command tree, and asks the coordinato
     const { stdout } = await execa('bash', ['--norc'], {
       input: `${wrapper}\n${script}\n${typed}\n_smith ${words[0]}\nprintf '%s\\n' "\${COMPREPLY[@]}"\n`,
       extendEnv: false,
-      env: { HOME: home.path, PATH: process.env['PATH'] ?? '' },
+      env: { HOME: home.path, PATH: process.env['PATH'] ?? '', ...COMPILED },
     })
     return stdout.trim().split('\n')
   }

@@ -7,6 +7,9 @@ import { execa } from 'execa'
 import { TOKEN, startFake } from './fake-coordinator.ts'
 
 export const CLI = fileURLToPath(new URL('../../coordinator/cli/', import.meta.url))
+/** The programs that the tests start are compiled once for all of them, where `npm test` says where. */
+const { NODE_COMPILE_CACHE } = process.env
+export const COMPILED = NODE_COMPILE_CACHE === undefined ? {} : { NODE_COMPILE_CACHE }
 export type Ended = { readonly status: number | undefined; readonly out: string; readonly err: string }
 export type Home = {
   readonly path: string
@@ -39,7 +42,8 @@ export function makeHome(instances: Readonly<Record<string, Known>>, more = ''):
     mkdirSync(join(path, '.config', 'smith'), { recursive: true })
     writeFileSync(config, more + tables.join('\n'), { mode: 0o600 })
   }
-  const baseEnv = { HOME: path, PATH: process.env['PATH'] ?? '', TZ: 'UTC', LANG: 'C.UTF-8', TERM: 'xterm' }
+  const locale = { TZ: 'UTC', LANG: 'C.UTF-8', TERM: 'xterm' }
+  const baseEnv = { HOME: path, PATH: process.env['PATH'] ?? '', ...locale, ...COMPILED }
   const ended = (result: { exitCode?: number; stdout: string; stderr: string }): Ended => ({
     status: result.exitCode,
     out: result.stdout,

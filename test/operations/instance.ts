@@ -18,7 +18,7 @@ import type { Facts } from '../../protocol/agent.ts'
 import type { RequestView, Role } from '../../protocol/http.ts'
 import type { Status } from '../../protocol/status.ts'
 import { type Runs, withRuns } from '../api/runs.ts'
-import { type Ended, type Home, makeHome } from '../cli/run-cli.ts'
+import { COMPILED, type Ended, type Home, makeHome } from '../cli/run-cli.ts'
 import { CHECKOUT } from '../demo/process.ts'
 import { call, machinesOf, until } from '../site/harness.ts'
 import { type Enrol, ScriptedMachine } from './machine.ts'
@@ -26,9 +26,6 @@ import { type Enrol, ScriptedMachine } from './machine.ts'
 export type Machine = ScriptedMachine & Runs
 export type Person = 'ana' | 'bo' | 'cy'
 const PEOPLE: Readonly<Record<Person, readonly Role[]>> = { ana: ['requester'], bo: ['approver'], cy: ['admin'] }
-/** Compiled once for all processes of a test file. */
-const COMPILED = mkdtempSync(join(tmpdir(), 'smith-compiled-'))
-process.once('exit', () => rmSync(COMPILED, { recursive: true, force: true }))
 
 /** Real time, which a test moves on at will: what is due by then happens at once. */
 export function createMovableClock(): Clock & { readonly move: (ms: number) => void } {
@@ -262,7 +259,7 @@ export async function runProgram(
     ...(ends === undefined ? { input } : { stdin: 'pipe' as const }),
     env: {
       ...{ HOME: home, PATH: process.env['PATH'] ?? '', TZ: 'UTC', LANG: 'C.UTF-8', TERM: 'xterm' },
-      NODE_COMPILE_CACHE: COMPILED,
+      ...COMPILED,
     },
   })
   let said = ''
