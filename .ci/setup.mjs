@@ -5,6 +5,10 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
+/** Many times what the installation takes, and short enough for somebody who waits. */
+const TRY_MS = 300_000
+const TRIES = 3
+
 const root = fileURLToPath(new URL('..', import.meta.url))
 const stamp = `${root}node_modules/.smith-setup`
 const want = createHash('sha256')
@@ -48,7 +52,9 @@ if (!isReady()) {
     const options = {
       cwd: root,
       stdio: ['ignore', 2, 2],
+      timeout: TRY_MS,
       env: {
+        npm_config_fetch_timeout: '60000',
         ...process.env,
         npm_config_loglevel: 'error',
         npm_config_audit: 'false',
@@ -56,7 +62,14 @@ if (!isReady()) {
         npm_config_update_notifier: 'false',
       },
     }
-    const done = npm ? spawnSync(process.execPath, [npm, ...args], options) : spawnSync('npm', args, options)
+    const install = () => (npm ? spawnSync(process.execPath, [npm, ...args], options) : spawnSync('npm', args, options))
+    let done = install()
+    // A download that stands still ends with an error after fetch_timeout, or never; what has come is kept by npm.
+    const isWorthwhile = () => done.status !== 0 && (done.signal === null || done.error?.code === 'ETIMEDOUT')
+    for (let again = 2; isWorthwhile() && again <= TRIES; again += 1) {
+      console.error(`smith: npm ci failed; trying again (${again} of ${TRIES}) ...`)
+      done = install()
+    }
     if (done.status !== 0) {
       console.error('smith: npm ci failed (its messages stand above); smith needs the npm registry for its first start')
       process.exit(done.status ?? 1)
