@@ -1,7 +1,8 @@
 // Makes a bare checkout ready: installs the locked dependencies, Node 24 among them, when they are missing or stale.
 // It runs before every npm script, under whatever Node (18 or newer) the machine has, so it uses nothing but Node itself.
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
@@ -53,8 +54,12 @@ if (!isReady()) {
       cwd: root,
       stdio: ['ignore', 2, 2],
       timeout: TRY_MS,
+      // One that hangs was seen to outlive a SIGTERM.
+      killSignal: 'SIGKILL',
       env: {
         npm_config_fetch_timeout: '60000',
+        npm_config_fetch_retry_mintimeout: '2000',
+        npm_config_fetch_retry_maxtimeout: '5000',
         ...process.env,
         npm_config_loglevel: 'error',
         npm_config_audit: 'false',
@@ -62,17 +67,27 @@ if (!isReady()) {
         npm_config_update_notifier: 'false',
       },
     }
-    const install = () => (npm ? spawnSync(process.execPath, [npm, ...args], options) : spawnSync('npm', args, options))
-    let done = install()
-    // A download that stands still ends with an error after fetch_timeout, or never; what has come is kept by npm.
-    const isWorthwhile = () => done.status !== 0 && (done.signal === null || done.error?.code === 'ETIMEDOUT')
-    for (let again = 2; isWorthwhile() && again <= TRIES; again += 1) {
-      console.error(`smith: npm ci failed; trying again (${again} of ${TRIES}) ...`)
-      done = install()
+    const install = async () => {
+      const child = npm ? spawn(process.execPath, [npm, ...args], options) : spawn('npm', args, options)
+      // Whoever stops the set-up stops npm with it.
+      process.once('exit', () => child.kill('SIGKILL'))
+      try {
+        const [status] = await once(child, 'exit')
+        return status
+      } catch (error) {
+        console.error(`smith: npm can't be started (${error.message}); install it, on Debian: apt install npm`)
+        process.exit(1)
+      }
     }
-    if (done.status !== 0) {
+    let status = await install()
+    // A download that stands still ends with an error after fetch_timeout, or never; what has come is kept by npm.
+    for (let again = 2; status !== 0 && again <= TRIES; again += 1) {
+      console.error(`smith: npm ci failed; trying again (${again} of ${TRIES}) ...`)
+      status = await install()
+    }
+    if (status !== 0) {
       console.error('smith: npm ci failed (its messages stand above); smith needs the npm registry for its first start')
-      process.exit(done.status ?? 1)
+      process.exit(status ?? 1)
     }
     const bin = `node_modules/node-${process.platform}-${process.arch}/bin/node`
     if (!existsSync(root + bin) && !existsSync(`${root}node_modules/.bin/node`)) {
