@@ -48,14 +48,14 @@ t.test('[HST-70] what an idle agent costs, before a run of 20,000 lines and afte
   )
 })
 
-/** Half a minute within the bounds. An agent that keeps its memory, or polls, never has one. */
+/** A quarter of a minute within the bounds. An agent that keeps its memory, or polls, never has one. */
 async function untilIdle(host: Host, anonymousBytesMax: number): Promise<Figures> {
   let last: Figures | null = null
   try {
     return await until(
       'an idle agent',
       async () => {
-        last = JSON.parse(await host.must(['smith-agent', 'figures', '--minutes', '0.5', '--json'])) as Figures
+        last = JSON.parse(await host.must(['smith-agent', 'figures', '--minutes', '0.25', '--json'])) as Figures
         const isIdle = last.anonymousBytes < anonymousBytesMax && last.wakeUpsPerMinute < WAKE_UPS_PER_MINUTE_MAX
         return isIdle ? last : null
       },

@@ -14,7 +14,7 @@ import type { BugName } from './zoo.ts'
 const NAMES = Object.keys(SCENARIOS) as ScenarioName[]
 const WHOLE: ScenarioName = 'interrupted dpkg'
 /** Of the other scenarios one point in so many is tried; which ones depends on the minute. */
-const STRIDE = 31
+const STRIDE = 61
 const OFFSET = Math.floor(Date.now() / 60_000) % STRIDE
 
 t.test('[EXH-1] each golden scenario ends as its plot says, and nothing that people ask for is refused', async (t) => {
