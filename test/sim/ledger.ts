@@ -41,8 +41,11 @@ type Run = {
 }
 const isReboot = (record: string) => record.includes('"step":"reboot"')
 
-/** `began`: the place among all that was told; a coordinator with an older database may have an earlier clock again. */
-type Period = { readonly from: number; to: number; readonly began: number }
+/**
+ * `began` and `ended`: the places among all that was told; a coordinator with an older database may have an earlier
+ * clock again.
+ */
+type Period = { readonly from: number; to: number; readonly began: number; ended: number }
 
 /** Owns the history of the machines and of what people decided; judges each entry as it comes. */
 export class Ledger implements Judge {
@@ -197,13 +200,15 @@ export class Ledger implements Judge {
 
   #judgePermission(order: string, { issuedAt, startBy }: GrantPayload, { project, digest, planHash }: Granted): void {
     const isWithin = (period: Period, slackMs: number) => period.from <= issuedAt && issuedAt <= period.to + slackMs
+    const sentAs = this.#startBys.get(order)?.get(startBy) ?? Number.POSITIVE_INFINITY
     const approvals = this.#approvals.get(digest) ?? []
-    if (!approvals.some((one) => isWithin(one, PERMISSION_AGE_MS_MAX)))
+    // With an older database a coordinator may have an earlier clock than when it granted: then what came first counts.
+    const wasStanding = ({ began, ended }: Period) => began < sentAs && sentAs < ended
+    if (!approvals.some((one) => isWithin(one, PERMISSION_AGE_MS_MAX) || (this.#isOld && wasStanding(one))))
       this.violate(
         'SIM-6 approved',
         `order ${order} with plan ${planHash} was granted at ${issuedAt} without an approval`,
       )
-    const sentAs = this.#startBys.get(order)?.get(startBy) ?? Number.POSITIVE_INFINITY
     for (const what of ['instance', project]) {
       const halts = (this.#halts.get(what) ?? []).filter(({ began }) => began < sentAs)
       const halt = halts.find((one) => one.from < issuedAt && issuedAt < one.to)
@@ -373,7 +378,8 @@ export class Ledger implements Judge {
   }
 
   #begin(periods: Map<string, Period[]>, key: string, at: number): () => void {
-    const period: Period = { from: at, to: Number.POSITIVE_INFINITY, began: ++this.#told }
+    const never = Number.POSITIVE_INFINITY
+    const period: Period = { from: at, to: never, began: ++this.#told, ended: never }
     periods.set(key, [...(periods.get(key) ?? []), period])
     return () =>
       periods.set(
@@ -383,6 +389,10 @@ export class Ledger implements Judge {
   }
 
   #finish(periods: Map<string, Period[]>, key: string, at: number): void {
-    for (const period of periods.get(key) ?? []) if (period.to === Number.POSITIVE_INFINITY) period.to = at
+    for (const period of periods.get(key) ?? []) {
+      if (period.to !== Number.POSITIVE_INFINITY) continue
+      period.to = at
+      period.ended = ++this.#told
+    }
   }
 }

@@ -16,9 +16,10 @@ import { type BugName, ZOO } from './zoo.ts'
 /**
  * Of what long runs found last: a stop by a coordinator whose older database has an earlier clock, and a grant that a
  * runner was killed over when it had taken it out of the inbox, with nothing synced. In the others the judge was wrong:
- * about a copied machine's fences, a phase that opened with a drift, and how long a machine takes that lies about it.
+ * about a copied machine's fences, a phase that opened with a drift, how long a machine takes that lies about it, and an
+ * approval that was withdrawn from an older database, by an earlier clock than that of a grant before.
  */
-const FOUND = [1_032_183, 1_043_299, 2_008_212, 2_018_242, 2_045_001, 2_119_808]
+const FOUND = [1_032_183, 1_043_299, 2_008_212, 2_018_242, 2_045_001, 2_119_808, 4_003_978]
 const SEEDS = [...Array.from({ length: 30 }, (_, index) => index + 1), ...FOUND]
 /** Others each time, so that the tests look further than they did. */
 const FRESH = Array.from({ length: 20 }, () => randomInt(1e6, 2 ** 31))
